@@ -8,8 +8,6 @@ import stat
 from pathlib import Path
 from typing import IO, Self
 
-_OWN_OUTPUTS = (1, 2)
-
 
 class Replacement:
     """A context manager for a file that is written beside `path` and renamed to it by `commit`. If `path` is a link,
@@ -18,12 +16,11 @@ class Replacement:
 
     def __init__(self, path: Path, *, mode: int | None = None, hidden: bool = True) -> None:
         self.path = path
+        #: The file that is written, until `commit` renames it.
         self.partial: Path | None = None
-        """The file that is written, until `commit` renames it."""
+        #: Whether it is kept if it was not committed.
         self.keep = False
-        """Whether it is kept if it was not committed."""
-        self._mode = mode
-        self._hidden = hidden
+        self._mode, self._hidden = mode, hidden
 
     def __enter__(self) -> Self:
         target = self.path.resolve()
@@ -31,7 +28,7 @@ class Replacement:
             before = target.stat()
         except FileNotFoundError:
             before = None
-        own = before and next((each for each in _OWN_OUTPUTS if _is(each, before)), None)
+        own = before and next((each for each in (1, 2) if _is(each, before)), None)
         if own is not None:
             self.file: IO[bytes] = os.fdopen(os.dup(own), "wb")
         elif before and not stat.S_ISREG(before.st_mode):
@@ -83,10 +80,9 @@ class Replacement:
 
 
 def _is(descriptor: int, file: os.stat_result) -> bool:
-    try:
+    with contextlib.suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), file)
-    except OSError:
-        return False
+    return False
 
 
 def replace_file(path: Path, content: bytes, *, mode: int | None = None) -> None:

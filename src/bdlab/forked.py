@@ -14,23 +14,18 @@ from typing import Any, Self, cast
 
 from bdlab.errors import BdlabError
 
-_WAIT_S = 0.2
+#: The results that wait for an earlier one, for each process.
 _UNDELIVERED = 4
-"""The results that wait for an earlier one, for each process."""
 _HINT = "It may have run out of memory. Run the command again."
-_PR_SET_PDEATHSIG = 1
 
 
 class Forked:
-    """A context manager of `count` processes that call `work`, by default one for each core to use.
-
-    Enter it while few threads run. The processes end with this one, and leave signals to it. `what` says in a
-    message what one of them did, and `hint` what to do if it ended."""
+    """A context manager of `count` processes that call `work`, by default one for each core to use. Enter it while few
+    threads run. The processes end with this one, and leave signals to it. `what` says in a message what one of them
+    did, and `hint` what to do if it ended."""
 
     def __init__(self, work: Callable[[Any], Any], what: str, count: int | None = None, hint: str = _HINT) -> None:
-        self._work = work
-        self._what = what
-        self._hint = hint
+        self._work, self._what, self._hint = work, what, hint
         self._count = count or len(os.sched_getaffinity(0))
         self._processes: dict[Connection, BaseProcess] = {}
 
@@ -55,10 +50,9 @@ class Forked:
         self._processes.clear()
 
     def results(self, arguments: Iterable[Any], stop: Callable[[], object], *, ahead: int = 1) -> Iterator[Any]:
-        """Return what `work` returns for each of the arguments, in their order.
-
-        `stop` is called several times a second, and ends the results if it returns what is true. A process
-        has at most `ahead` arguments at once. Raises what `work` raises, and BdlabError if a process ended."""
+        """Return what `work` returns for each of the arguments, in their order. `stop` is called several times a
+        second, and ends the results if it returns what is true. A process has at most `ahead` arguments at once. Raises
+        what `work` raises, and BdlabError if a process ended."""
         remaining = iter(arguments)
         at: dict[Connection, deque[int]] = {connection: deque() for connection in self._processes}
         done: dict[int, tuple[Any, Exception | None]] = {}
@@ -74,15 +68,13 @@ class Forked:
                 if sent == returned:
                     return
                 busy = [] if returned in done else [each for each, numbers in at.items() if numbers]
-                for ready in wait(busy, _WAIT_S) if busy else ():
+                for ready in wait(busy, 0.2) if busy else ():
                     connection = cast("Connection", ready)
                     done[at[connection].popleft()] = connection.recv()
             except (EOFError, OSError) as error:
                 self._processes[connection].join(1)
-                code = self._processes[connection].exitcode
-                raise BdlabError(
-                    f"a process that {self._what} has ended (exit code {code})", hint=self._hint
-                ) from error
+                what = f"a process that {self._what} has ended (exit code {self._processes[connection].exitcode})"
+                raise BdlabError(what, hint=self._hint) from error
             if returned in done:
                 result, failure = done.pop(returned)
                 returned += 1
@@ -92,10 +84,9 @@ class Forked:
 
 
 def end_with_parent(signal_number: int) -> bool:
-    """Have the system send the signal to this process when its parent ends, even if that is killed.
-
-    Returns false if the parent has ended before that. For a process that multiprocessing started."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+    """Have the system send the signal to this process when its parent ends, even if that is killed. Returns false if
+    the parent has ended before that. For a process that multiprocessing started."""
+    ctypes.CDLL(None).prctl(1, signal_number, 0, 0, 0)  # PR_SET_PDEATHSIG
     parent = multiprocessing.parent_process()
     return parent is None or parent.is_alive()
 
@@ -107,9 +98,8 @@ def _serve(work: Callable[[Any], Any], connection: Connection) -> None:
         return
     while True:
         argument = connection.recv()
-        answer, failure = None, None
         try:
-            answer = work(argument)
+            answer: tuple[Any, Exception | None] = work(argument), None
         except Exception as error:  # noqa: BLE001 - it is raised where the result is taken
-            failure = error
-        connection.send((answer, failure))
+            answer = None, error
+        connection.send(answer)

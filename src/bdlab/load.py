@@ -15,19 +15,12 @@ from bdlab.reachability import wrong_scheme
 from bdlab.settings import http_url
 
 _ANSWER_TIMEOUT_S = 30.0
-#: Shorter than any server's, which could close an idle connection just when it is used again.
-_KEEP_ALIVE_S = 1.0
 _THREADS = 64
-#: Marks the rows of its inputs, which no user wrote.
-_HEADERS = {"Content-Type": "application/json", "Bdlab-Source": "drill"}
-_SAMPLE = 300
 
 
 class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a load. Times are in milliseconds, each from the moment at which its request was due.
-
-    `longest_pause_ms` is the longest time without an acknowledgement; `failures` counts the failed requests
-    by what they got."""
+    """The result of a load. Times are in milliseconds, each from the moment at which its request was due, and
+    `longest_pause_ms` without an acknowledgement; `failures` counts the failed requests by what they got."""
 
     sent: int
     failed: int
@@ -39,10 +32,9 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadGenerator:
-    """Posts `bodies` in turn to `url`/predict, `requests_per_second` of them, each once.
-
-    Any response but a 200 counts as failed. `ca_file` (PEM) is trusted beside the system's authorities, `key` is an
-    API key. A context manager, which stops the load at its end."""
+    """A context manager that posts `bodies` in turn to `url`/predict, `requests_per_second` of them, each once. Any
+    response but a 200 counts as failed. `ca_file` (PEM) is trusted beside the system's authorities, `key` is an API
+    key."""
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], *, requests_per_second: float, ca_file: str = "", key: str = ""
@@ -58,13 +50,12 @@ class LoadGenerator:
                 context.load_verify_locations(ca_file)
             except OSError as error:
                 raise InvalidInput(f"the authorities in {ca_file} cannot be used: {error}") from error
-        self._client = httpx.Client(
-            headers=_HEADERS | ({"X-API-Key": key} if key else {}),
-            verify=context,
-            timeout=_ANSWER_TIMEOUT_S,
-            limits=httpx.Limits(max_connections=_THREADS, keepalive_expiry=_KEEP_ALIVE_S),
-            trust_env=False,
-        )
+        # The source marks the rows of its inputs, which no user wrote.
+        headers = {"Content-Type": "application/json", "Bdlab-Source": "drill", **({"X-API-Key": key} if key else {})}
+        # Shorter than any server's, which could close an idle connection just when it is used again.
+        limits = httpx.Limits(max_connections=_THREADS, keepalive_expiry=1.0)
+        timeout_s = _ANSWER_TIMEOUT_S
+        self._client = httpx.Client(headers=headers, verify=context, timeout=timeout_s, limits=limits, trust_env=False)
         self._bodies, self._interval_s = bodies, 1 / requests_per_second
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(_THREADS)]
@@ -77,10 +68,8 @@ class LoadGenerator:
         """Begin after one request with response 200. Raises BdlabError with the reason if it fails."""
         if problem := self._post(self._bodies[0]):
             self._client.close()
-            raise BdlabError(
-                f"the API at {self._url} does not predict: {wrong_scheme(self._url) or problem}",
-                hint="Start it with `bdlab serve` or `bdlab up`, or name its address with --url.",
-            )
+            what = f"the API at {self._url} does not predict: {wrong_scheme(self._url) or problem}"
+            raise BdlabError(what, hint="Start it with `bdlab serve` or `bdlab up`, or name its address with --url.")
         self._began = self._last_answer = time.monotonic()
         for thread in self._threads:
             thread.start()
@@ -103,14 +92,15 @@ class LoadGenerator:
         with self._lock:
             latencies = sorted(self._latencies_s)
             failed = sum(self._failures.values())
+            p50_s, p99_s = (latencies[int(part * len(latencies))] if latencies else 0.0 for part in (0.5, 0.99))
             return LoadReport(
                 sent=len(latencies) + failed,
                 failed=failed,
                 failures=dict(self._failures),
                 seconds=ended - self._began,
                 longest_pause_ms=1000 * max(self._longest_pause_s, ended - self._last_answer),
-                p50_ms=1000 * _quantile(latencies, 0.5),
-                p99_ms=1000 * _quantile(latencies, 0.99),
+                p50_ms=1000 * p50_s,
+                p99_ms=1000 * p99_s,
             )
 
     def _run(self) -> None:
@@ -136,8 +126,4 @@ class LoadGenerator:
             response = self._client.post(f"{self._url.rstrip('/')}/predict", content=body)
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
-        return "" if response.status_code == 200 else f"HTTP {response.status_code}: {response.text[:_SAMPLE]}"
-
-
-def _quantile(ordered: Sequence[float], part: float) -> float:
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
+        return "" if response.status_code == 200 else f"HTTP {response.status_code}: {response.text[:300]}"

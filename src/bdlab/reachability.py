@@ -4,16 +4,13 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-_TIMEOUT_S = 1.0
-_PORTS = {"http": 80, "https": 443}
-
 
 def speaks_tls(host: str, port: int) -> bool | None:
     """Whether the server speaks TLS; None without an answer within a second. Raises OSError."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # nothing is sent
-    with socket.create_connection((host, port), _TIMEOUT_S) as connection:
+    with socket.create_connection((host, port), 1.0) as connection:
         try:
             with context.wrap_socket(connection):
                 return True
@@ -29,7 +26,7 @@ def wrong_scheme(url: str) -> str:
     """Return that the server of `url` speaks http instead of https, or the reverse; empty if it does not."""
     parts = urlsplit(url)
     try:
-        tls = speaks_tls(parts.hostname or "", parts.port or _PORTS[parts.scheme])
+        tls = speaks_tls(parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme])
     except (OSError, KeyError, ValueError):
         return ""
     if tls is None or tls == (parts.scheme == "https"):
@@ -39,13 +36,9 @@ def wrong_scheme(url: str) -> str:
 
 def root_cause(error: BaseException) -> str:
     """Return the text of the first cause; the errors that wrap it only repeat it."""
-    seen: BaseException = error
     while True:
-        reason = getattr(seen, "reason", None)
-        below = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
-        if below is None and seen.args and isinstance(seen.args[0], BaseException):
-            below = seen.args[0]
+        wrapped = (getattr(error, "reason", None), error.__cause__, error.__context__, *error.args[:1])
+        below = next((each for each in wrapped if isinstance(each, BaseException)), None)
         if below is None:
-            break
-        seen = below
-    return getattr(seen, "strerror", None) or str(seen) or type(seen).__name__
+            return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        error = below

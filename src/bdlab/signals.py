@@ -32,10 +32,9 @@ def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[Sequ
 
 @contextmanager
 def deferred(doing: str) -> Iterator[None]:
-    """Defer signals that ask to end until the block has ended; then the first of them is raised again.
-
-    For steps that must not be separated, each with a time limit of its own. `doing` says in the log what is
-    finished first. In another thread than the main one it does nothing."""
+    """Defer signals that ask to end until the block has ended; then the first of them is raised again. For steps that
+    must not be separated, each with a time limit of its own. `doing` says in the log what is finished first. In another
+    thread than the main one it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -46,12 +45,8 @@ def deferred(doing: str) -> Iterator[None]:
             log.warning("finishing this first", doing=doing, signal=signal.Signals(number).name)
         received.append(number)
 
-    def deliver() -> None:
-        if received:
-            signal.raise_signal(received[0])
-
     with ExitStack() as before:
-        before.callback(deliver)
+        before.callback(lambda: signal.raise_signal(received[0]) if received else None)
         before.enter_context(handled(defer))
         # A listener there (asyncio) would get each of them a second time.
         before.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(-1))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from bdlab.certificates import CertificateFiles, ends_at
-from bdlab.stack.temporary_ca import temporary_certificates
+from bdlab.stack.tls import temporary_certificates
 from tests.fix_pipeline import Pipeline
 from tests.fix_servers import installed_or_skip
 from tests.monitoring import ALERTS, DASHBOARDS, NAME, RECORDED, ROOT, page_problems, panels

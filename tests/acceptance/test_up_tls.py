@@ -20,8 +20,7 @@ import pytest
 
 from bdlab.health.remote import shown_certificate
 from bdlab.stack import DataFolder
-from bdlab.stack.temporary_ca import temporary_certificates
-from bdlab.stack.tls import SERVERS, TlsFolder
+from bdlab.stack.tls import SERVERS, TlsFolder, temporary_certificates
 from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import Up, no_secret_is_shown, outlive, shell
 from tests.waiting import until

@@ -9,8 +9,9 @@ import pytest
 
 from bdlab.errors import StartInterrupted
 from bdlab.stack import ApacheKafka
-from bdlab.stack.servers import aot_cache, binaries, java
+from bdlab.stack.servers import binaries, java
 from bdlab.stack.servers.java import Distribution
+from bdlab.stack.servers.kafka import make_aot_cache
 from tests.fix_servers import installed_or_skip
 
 pytestmark = pytest.mark.kafka
@@ -42,13 +43,13 @@ def test_it_is_made_once_and_one_that_does_not_fit_is_not_in_the_way(kafka: Dist
     stop = threading.Event()
     stop.set()
     with pytest.raises(StartInterrupted):
-        aot_cache.prepare(kafka, stop)
+        make_aot_cache(kafka, stop)
     assert not cache_file.exists()
     (cache_file.parent / ".aot-cache-killed").mkdir()
 
-    aot_cache.prepare(kafka)
+    make_aot_cache(kafka)
     made = cache_file.stat()
-    aot_cache.prepare(kafka)
+    make_aot_cache(kafka)
     assert (cache_file.stat().st_ino, cache_file.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
     assert cache_file.exists()
     assert [file.name for file in cache_file.parent.glob(".aot-cache-*")] == []

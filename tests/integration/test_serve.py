@@ -26,7 +26,7 @@ from bdlab.events import Record
 from bdlab.health.remote import shown_certificate
 from bdlab.kafka.consumer import Consumer
 from bdlab.model import load_scorer
-from bdlab.stack.temporary_ca import temporary_certificates
+from bdlab.stack.tls import temporary_certificates
 from tests import tls
 from tests.fix_kafka import Bookmarks, kafka_login, place, read_until
 from tests.fix_pipeline import IMPATIENT, IMPATIENT_S, Pipeline

@@ -208,7 +208,7 @@ def test_a_start_can_be_interrupted(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path / "data")
     with folder:
         sleep = Commands(["sleep"], folder, os.environ)
-        service = Service("never", ["600"], sleep, port=1, ready_path="/")
+        service = Service("never", ["600"], sleep, port=1, ready_path="/", tls=None)
         threading.Timer(0.3, stop.set).start()
         with pytest.raises(StartInterrupted, match="never was starting"):
             service.start(60, stop)

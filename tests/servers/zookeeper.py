@@ -11,9 +11,8 @@ from typing import ClassVar, Self
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import BinaryMissing, ServerNotStarted
 from bdlab.files import write_private
-from bdlab.stack.servers import jars, java
-from bdlab.stack.servers.jars import Assembly
-from bdlab.stack.servers.java import Distribution
+from bdlab.stack.servers import java
+from bdlab.stack.servers.java import Assembly, Distribution
 from bdlab.stack.servers.kafka import ApacheKafka, Listeners, Properties, broker_properties, listener_properties, render
 from bdlab.stack.servers.server import Server, is_listening
 
@@ -42,7 +41,7 @@ class ZooKeeperDistribution(Distribution, frozen=True):
 
 def pinned() -> Assembly:
     """Apache Kafka 3.9 with ZooKeeper; `python -m tests.servers.zookeeper` fetches it into the cache."""
-    return jars.pinned(Path(__file__).with_name("kafka-with-zookeeper.lock"))
+    return java.pinned(Path(__file__).with_name("kafka-with-zookeeper.lock"))
 
 
 def kafka_with_zookeeper() -> Distribution:
@@ -251,4 +250,4 @@ class ZooKeeperKafka:
 
 
 if __name__ == "__main__":
-    jars.fetch(pinned(), lambda *_: None)
+    java.fetch(pinned(), lambda *_: None)

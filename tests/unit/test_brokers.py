@@ -10,7 +10,7 @@ import pytest
 from bdlab.errors import BinaryMissing, StackError
 from bdlab.stack import DataFolder
 from bdlab.stack.brokers import choose_broker
-from bdlab.stack.servers import jars
+from bdlab.stack.servers import java
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataFolder:
 
 def install() -> None:
     """One of another version, as an earlier bdlab has left it."""
-    libs = jars.kafka().home.with_name("kafka-4.0.7") / "libs"
+    libs = java.pinned_kafka().home.with_name("kafka-4.0.7") / "libs"
     libs.mkdir(parents=True)
     (libs / "kafka_2.13-4.0.7.jar").touch()
 

@@ -14,7 +14,7 @@ import pytest
 
 from bdlab.certificates import CertificateFiles, ends_at
 from bdlab.health.remote import certificate_check
-from bdlab.stack.temporary_ca import temporary_certificates
+from bdlab.stack.tls import temporary_certificates
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from bdlab.log_identity import KnownLog
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.sink.metrics import SinkMetrics
 from bdlab.sink.metrics_server import MetricsServer
-from bdlab.stack.temporary_ca import temporary_certificates
+from bdlab.stack.tls import temporary_certificates
 
 VAULT = VaultState(
     connected=True,

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bdlab.serving import response_buffer
-from bdlab.stack.temporary_ca import temporary_certificates
+from bdlab.stack.tls import temporary_certificates
 from bdlab_cli.wiring import uvicorn_protocol
 from tests.fix_api import MemoryApi, serving
 from tests.waiting import until
@@ -311,7 +311,7 @@ def test_connections_leave_files_to_the_process() -> None:
 
     def asked(files: int, wanted: int) -> str:
         code = (
-            "import resource\nfrom bdlab_cli.wiring.connections import max_connections\n"
+            "import resource\nfrom bdlab_cli.wiring.uvicorn_protocol import max_connections\n"
             f"resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, {files}), {files}))\n"
             f"print(max_connections({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
         )

@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 from bdlab.errors import BinaryMissing, StartInterrupted
-from bdlab.stack.servers import jars, maven
-from bdlab.stack.servers.jars import Assembly, Jar
+from bdlab.stack.servers import java, maven
+from bdlab.stack.servers.java import Assembly, Jar
 from tests.fix_servers import installed_or_skip
 from tests.servers.zookeeper import pinned
 from tests.waiting import until
@@ -96,7 +96,7 @@ def repository(home: Path) -> Iterator[Repository]:
 
 def fetch() -> list[tuple[int, int]]:
     told: list[tuple[int, int]] = []
-    jars.fetch(ASSEMBLY, lambda done, total: told.append((done, total)))
+    java.fetch(ASSEMBLY, lambda done, total: told.append((done, total)))
     return told
 
 
@@ -108,7 +108,7 @@ WHOLE = {jar.name: CONTENTS[jar.coordinate] for jar in ASSEMBLY.jars}
 
 
 def test_the_lock_pins_each_jar_once() -> None:
-    for assembly in (jars.kafka(), pinned()):
+    for assembly in (java.pinned_kafka(), pinned()):
         names = [jar.name for jar in assembly.jars]
         assert len(set(names)) == len(names)
         assert f"kafka_2.13-{assembly.version}.jar" in names
@@ -116,10 +116,10 @@ def test_the_lock_pins_each_jar_once() -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("assembly", [jars.kafka(), pinned()], ids=["4", "3 with ZooKeeper"])
+@pytest.mark.parametrize("assembly", [java.pinned_kafka(), pinned()], ids=["4", "3 with ZooKeeper"])
 def test_the_cache_of_this_machine_holds_what_is_pinned(assembly: Assembly) -> None:
     with installed_or_skip():
-        jars.fetch(assembly, lambda *_: None)
+        java.fetch(assembly, lambda *_: None)
     assert not [jar.name for jar in assembly.jars if jar.read(assembly.home / "libs" / jar.name) is None]
 
 
@@ -214,7 +214,7 @@ def test_who_shows_the_progress_can_end_it(repository: Repository) -> None:
         raise StartInterrupted("asked to stop")
 
     with pytest.raises(StartInterrupted):
-        jars.fetch(ASSEMBLY, show)
+        java.fetch(ASSEMBLY, show)
 
 
 def test_a_proxy_that_is_dead_is_named(repository: Repository, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,8 +278,8 @@ def test_a_jar_of_the_local_repository_is_taken_if_it_is_the_pinned_one(reposito
 @contextlib.contextmanager
 def another_process() -> Iterator[subprocess.Popen[bytes]]:
     program = (
-        "import sys, msgspec\nfrom bdlab.stack.servers import jars\n"
-        "jars.fetch(msgspec.json.decode(sys.argv[1], type=jars.Assembly), lambda *_: None)"
+        "import sys, msgspec\nfrom bdlab.stack.servers import java\n"
+        "java.fetch(msgspec.json.decode(sys.argv[1], type=java.Assembly), lambda *_: None)"
     )
     command = [sys.executable, "-c", program, msgspec.json.encode(ASSEMBLY).decode()]
     process = subprocess.Popen(command)
@@ -323,9 +323,9 @@ def test_two_at_once_fetch_it_once(repository: Repository) -> None:
 def test_a_disk_without_room_is_named_as_that(repository: Repository, home: Path) -> None:
     program = (
         "import resource, signal, sys, msgspec\nfrom bdlab.errors import BinaryMissing\n"
-        "from bdlab.stack.servers import jars\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from bdlab.stack.servers import java\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "try: jars.fetch(msgspec.json.decode(sys.argv[1], type=jars.Assembly), lambda *_: None)\n"
+        "try: java.fetch(msgspec.json.decode(sys.argv[1], type=java.Assembly), lambda *_: None)\n"
         "except BinaryMissing as error: print(error.message, error.hint)"
     )
     command = [sys.executable, "-c", program, msgspec.json.encode(ASSEMBLY).decode()]

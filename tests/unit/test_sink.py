@@ -31,7 +31,7 @@ from bdlab.events import EventCodec, Position, Record, encode, headers
 from bdlab.ledger import Entry, LogPartition, Stored
 from bdlab.settings import SinkSettings
 from bdlab.sink import LagWatch, MetricsServer, Sink, SinkMetrics
-from bdlab.stack.temporary_ca import temporary_certificates
+from bdlab.stack.tls import temporary_certificates
 from tests.memory.consumer import MemoryConsumer
 from tests.memory.log import MemoryLog
 from tests.memory.store import MemoryStore

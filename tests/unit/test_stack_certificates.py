@@ -12,8 +12,7 @@ from bdlab.certificates import CertificateFiles
 from bdlab.errors import StackError
 from bdlab.stack import DataFolder, Event, TlsFolder
 from bdlab.stack.certificate_renewal import CertificateRenewer, Renewal
-from bdlab.stack.temporary_ca import temporary_certificates
-from bdlab.stack.tls import SERVERS
+from bdlab.stack.tls import SERVERS, temporary_certificates
 
 
 class Stack:

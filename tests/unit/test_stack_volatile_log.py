@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bdlab.stack import Event
+from bdlab.stack.brokers import VolatileLog, lost_events
 from bdlab.stack.service import CommandResult
-from bdlab.stack.volatile_log import VolatileLog, lost_events
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,8 @@ def restore(
     from bdlab import signals
     from bdlab.services import Deployment
     from bdlab.settings import VaultSettings
-    from bdlab.stack import OpenBao, Postgres
+    from bdlab.stack import OpenBao, Postgres, TlsFolder
     from bdlab.stack.backup import Backup, new_folder
-    from bdlab.stack.tls import TlsFolder
     from bdlab.vault import snapshots
     from bdlab_cli.wiring.database_restore import restore_database
 
@@ -48,21 +47,15 @@ def restore(
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in signals.termination_signals():
-        signal.signal(number, interrupt)
-    with new_folder(data_dir) as folder:
+    with signals.handled(interrupt), new_folder(data_dir) as folder:
         folder.keep_deployment(Deployment(about.deployment))
         backup.restore_models(folder)
         if not rows_only:
             backup.restore_keys(folder)
         tls = TlsFolder(folder.tls) if about.tls else None
-        if tls:
-            tls.prepare()
         with OpenBao(folder.path, tls=tls) as openbao, Postgres(folder.path, tls=tls) as postgres:
-            identities, kv = str(folder.identity_dir), folder.deployment.own("kv")
-            vault = VaultSettings(
-                address=openbao.address, ca_file=openbao.ca_file, identity_dir=identities, kv_mount=kv
-            )
+            place, kv = str(folder.identity_dir), folder.deployment.own("kv")
+            vault = VaultSettings(address=openbao.address, ca_file=openbao.ca_file, identity_dir=place, kv_mount=kv)
             if not rows_only:
                 snapshots.restore(vault, backup.snapshot.read_bytes())
                 console.print("[green]✓[/] Vault's secrets", markup=True)

@@ -17,11 +17,9 @@ from bdlab.contract import Contract, example_of
 from bdlab.health.remote import sink_figures
 from bdlab.stack import BrokerKind, Endpoints, Event
 from bdlab.stack.brokers import described
-from bdlab.stack.servers.jars import Assembly
+from bdlab.stack.servers.java import Assembly
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import no_line, progress_bar
-
-_RATE_OVER_S = 6
 
 
 def show(event: Event) -> None:
@@ -52,7 +50,7 @@ def fetch_progress(assembly: Assembly) -> Iterator[Callable[[int, int], None]]:
 
 def life_of(urls: Sequence[str], ca_file: str) -> Callable[[], str]:
     """Return what tells in a line what the consumers at `urls` do now; a rate is that of the last seconds."""
-    seen: deque[tuple[float, float]] = deque(maxlen=_RATE_OVER_S)
+    seen: deque[tuple[float, float]] = deque(maxlen=6)
 
     def life() -> str:
         figures = sink_figures(urls, ca_file=ca_file)

@@ -7,7 +7,7 @@ import msgspec
 from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.postgres import dumps
 from bdlab.postgres.roles import Administrator
-from bdlab.settings import KafkaSettings, PostgresSettings, VaultSettings
+from bdlab.settings import KafkaSettings, VaultSettings
 from bdlab.stack import DataFolder, Postgres
 from bdlab.stack.backup import Backup
 from bdlab.stack.servers import binaries
@@ -27,21 +27,17 @@ def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, p
     manager = Administrator(admin, deployment)
     plan = Plan(vault=vault, deployment=deployment, keys_file=keys, seeds=seeds, manager=manager)
     bootstrap(plan, lambda _step: None)
-    _move_database(plan, admin.server)
+    with temporary_token(plan, ttl=timedelta(minutes=5)) as client:
+        # Tell the services where the database is now: `vault-init` never overwrites what they read.
+        values, version = client.read_kv("database/credentials")
+        server = {"host": admin.server.host, "port": str(admin.server.port), "sslmode": admin.server.sslmode}
+        if values | server != values:
+            client.write_kv("database/credentials", values | server, cas=version)
+        # Users of the old server: they do not exist here.
+        client.write(f"sys/leases/revoke-prefix/{vault.database_mount}/creds")
     here = {"address": vault.address, "ca_file": vault.ca_file, "identity_dir": vault.identity_dir}
     layers = load_settings({"deployment": deployment, "vault": {**here, "namespace": ""}}, quiet=True)
     with open_session(layers, service="migrate", database=True, kafka=False, renewed=True) as session:
         # The new server shows a certificate of its own for now, by another authority than Vault names.
         owner = msgspec.structs.replace(session.database(), server=admin.server)
         dumps.restore(owner, backup.dump, programs=binaries.postgres() / "bin")
-
-
-def _move_database(plan: Plan, server: PostgresSettings) -> None:
-    """Tell the services where the database is now: `vault-init` never overwrites what they read."""
-    with temporary_token(plan, ttl=timedelta(minutes=5)) as client:
-        values, version = client.read_kv("database/credentials")
-        moved = values | {"host": server.host, "port": str(server.port), "sslmode": server.sslmode}
-        if moved != values:
-            client.write_kv("database/credentials", moved, cas=version)
-        # Users of the old server: they do not exist here.
-        client.write(f"sys/leases/revoke-prefix/{plan.vault.database_mount}/creds")

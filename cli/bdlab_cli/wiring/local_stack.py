@@ -8,17 +8,17 @@ from bdlab.errors import StackError, StartInterrupted
 from bdlab.probes import MEMORY_ONLY
 from bdlab.settings import SHIPPED_MODEL
 from bdlab.stack import BrokerKind, DataFolder, Event, brokers
-from bdlab.stack.servers import aot_cache, jars, java
+from bdlab.stack.servers import java
+from bdlab.stack.servers.kafka import make_aot_cache
 from bdlab_cli.options import BrokerName
 from bdlab_cli.output import terminal
 from bdlab_cli.output.stack_events import fetch_progress, show
 
 
 def choose_broker(folder: DataFolder, name: BrokerName, stop: threading.Event) -> BrokerKind:
-    """Return the broker that the stack of `folder` gets, and fetch it if need be; the person is told of both.
-
-    Raises StackError, and StartInterrupted if `stop` is set."""
-    with fetch_progress(jars.kafka()) as progress:
+    """Return the broker that the stack of `folder` gets, and fetch it if need be; the person is told of both. Raises
+    StackError, and StartInterrupted if `stop` is set."""
+    with fetch_progress(java.pinned_kafka()) as progress:
 
         def fetching(done: int, total: int) -> None:
             if stop.is_set():
@@ -39,15 +39,14 @@ def choose_broker(folder: DataFolder, name: BrokerName, stop: threading.Event) -
 
 
 def prepare_quick_starts(stop: threading.Event | None = None) -> None:
-    """Have the Apache Kafka that is here start quickly from now on; the person is told if it is to be done.
-
-    Raises StartInterrupted if `stop` is set. A failure is told only: Kafka then starts more slowly."""
+    """Have the Apache Kafka that is here start quickly from now on, and tell the person. Raises StartInterrupted if
+    `stop` is set. A failure is told only: Kafka then starts more slowly."""
     kafka = java.kafka()
     if kafka.aot_cache.exists():
         return
     terminal.echo("preparing Apache Kafka for quick starts, once; some 15 s", err=True)
     try:
-        aot_cache.prepare(kafka, stop)
+        make_aot_cache(kafka, stop)
     except StartInterrupted:
         raise
     except StackError as error:

@@ -1,19 +1,21 @@
-"""uvicorn's HTTP/1.1, with bounds on what one client, and all of them together, make a process hold.
-
-uvicorn bounds neither the size of a request's head nor the time that it takes. It accepts connections until
-the process has no files left, and keeps an answer that a client does not read for ever."""
+"""uvicorn's HTTP/1.1, with bounds on what one client, and all of them together, make a process hold. uvicorn bounds
+neither the size of a request's head nor the time that it takes. It accepts connections until the process has no files
+left, and keeps an answer that a client does not read for ever."""
 
 import asyncio
+import resource
+import time
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httptools
 import msgspec
+import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bdlab_cli.wiring.connections import Bounds
+from bdlab.errors import BdlabError, InvalidInput
 
 MAX_HEAD_BYTES = 32 << 10  # of a request's head, and of chunk headers and trailers of its body
 HEAD_S = 10.0  # how long a client may take for a request's head, and for a TLS handshake
@@ -24,8 +26,60 @@ DRAIN_S, DRAIN_BYTES = 10.0, 64 << 20  # how long, and how much, a client may go
 STALLED_S = 30.0  # how long a client may leave its answer unread
 LAST_S = 3.0  # how long a client may go on sending its request, or leave its answer unread, once the server stops
 
-_CONTINUE = b"HTTP/1.1 100"
-_WRITE_LIMIT = 16 << 10
+MAX_CONNECTIONS = 2048
+_RESERVED_FILES = 128  # kept for the process itself: for Vault, the broker, PostgreSQL, and its logs
+
+log = structlog.get_logger()
+
+
+class Waiting(Protocol):
+    """A connection that waits for its client."""
+
+    def make_room(self) -> None:
+        """End at once, to make room for another connection."""
+
+
+class Bounds:
+    """What the connections of this process hold together; used on its event loop only. `waiting` has the connections
+    that wait for their client, not for an answer, the longest wait first."""
+
+    def __init__(self, max_connections: int) -> None:
+        self._max_connections = max_connections
+        self._told_at = float("-inf")
+        self.held = 0
+        self.waiting: dict[Waiting, None] = {}
+
+    def admit(self, connections: int) -> bool:
+        """Return whether a new one of `connections` may stay; one that only waits may make room for it."""
+        if connections <= self._max_connections:
+            return True
+        if time.monotonic() - self._told_at > 60:
+            self._told_at = time.monotonic()
+            what = "too many connections: the one that waits longest for its client is closed for a new one"
+            log.warning(what, connections=self._max_connections, setting="http.max_connections")
+        for longest in self.waiting:
+            del self.waiting[longest]
+            longest.make_room()
+            return True
+        return False
+
+
+def max_connections(wanted: int) -> int:
+    """Return how many connections a process may have: `wanted`, or as many as its files allow if that is 0. Sets the
+    limit of open files as high as it may be. Raises InvalidInput and BdlabError if it is too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - _RESERVED_FILES
+    hint = "Raise it (`ulimit -n`, systemd's LimitNOFILE, Docker's --ulimit nofile)"
+    if room < 1:
+        why = f"this process may open {hard} files: {_RESERVED_FILES} are kept for itself, none is left for connections"
+        raise BdlabError(why, hint=f"{hint}.")
+    if wanted > room:
+        allowed = f"{hard}, of which {_RESERVED_FILES} are kept for the process itself"
+        why = f"http.max_connections {wanted} is more than the limit of open files allows: {allowed}"
+        raise InvalidInput(why, hint=f"{hint}, or set http.max_connections to at most {room}.")
+    return wanted or min(room, MAX_CONNECTIONS)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -38,14 +92,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed = self._left_over = self._held = self._counted = 0
         self._in_head = self._in_body = self._refused = self._head_written = False
         self._head = b""
-        self._deadline: asyncio.TimerHandle | None = None
-        self._stalled: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # Connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=_WRITE_LIMIT)
+        transport.set_write_buffer_limits(high=16 << 10)
         # A request's cycle gets this protocol as its transport (see close()), and calls these.
         self.is_closing = transport.is_closing
         self._until(HEAD_S, self._late)
@@ -56,7 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._until(0, None)
-        self._stall(None)
+        self._until(0, None, "stalled")
         self._release()
         self._bounds.waiting.pop(self, None)
         super().connection_lost(exc)
@@ -110,7 +163,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._in_head or (self._unparsed and not self._in_body):
             # The parser does not say where one request ended and the next began within this read.
             self._left_over = 0 if self._unparsed else size
-            if self._deadline is None:
+            if "deadline" not in self._timers:
                 self._until(HEAD_S, self._late)
 
     def on_message_begin(self) -> None:
@@ -175,14 +228,12 @@ class BoundedProtocol(HttpToolsProtocol):
     # What goes to the client
 
     def write(self, data: bytes) -> None:
-        """Write after what is held back: a head, which goes out with the first part of its body.
-
-        The client would else be woken twice, which takes longer than all else that this server does."""
-        if not self._head_written and not data.startswith(_CONTINUE):
-            self._head_written = True
-            self._head = data
-            return
-        self._write_head(data)
+        """Write after what is held back: a head, which goes out with the first part of its body. The client would else
+        be woken twice, which takes longer than all else that this server does."""
+        if not self._head_written and not data.startswith(b"HTTP/1.1 100"):
+            self._head_written, self._head = True, data
+        else:
+            self._write_head(data)
 
     def _write_head(self, data: bytes = b"") -> None:
         head, self._head = self._head, b""
@@ -190,10 +241,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write(head + data)
 
     def close(self) -> None:
-        """Close after the connection's last answer, which is when a request's cycle calls this.
-
-        If the client still sends, the connection stays open for a while: a reset would destroy the answer
-        that it has not read yet."""
+        """Close after the connection's last answer, which is when a request's cycle calls this. If the client still
+        sends, the connection stays open for a while: a reset would destroy the answer that it has not read yet."""
         self._write_head()
         if self._in_body or self._refused:
             self._linger()
@@ -218,11 +267,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._bounds.waiting[self] = None
-        self._stall(self.transport.abort)
+        self._until(STALLED_S, self.transport.abort, "stalled")
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stall(None)
+        self._until(0, None, "stalled")
         if self._answering() and not self._in_body:
             self._bounds.waiting.pop(self, None)
 
@@ -277,15 +326,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         self._until(DRAIN_S, self.transport.abort)
 
-    def _until(self, seconds: float, then: Callable[[], None] | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = self.loop.call_later(seconds, then) if then else None
-
-    def _stall(self, then: Callable[[], None] | None) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-        self._stalled = self.loop.call_later(STALLED_S, then) if then else None
+    def _until(self, seconds: float, then: Callable[[], None] | None, timer: str = "deadline") -> None:
+        if timer in self._timers:
+            self._timers.pop(timer).cancel()
+        if then:
+            self._timers[timer] = self.loop.call_later(seconds, then)
 
 
 def _answer(status: int, kind: str, title: str, detail: str) -> bytes:

@@ -30,21 +30,18 @@ from bdlab_cli.output import terminal
 from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring import uvicorn_protocol
 from bdlab_cli.wiring.api import SERVICE, Api, make_worker
-from bdlab_cli.wiring.connections import MAX_CONNECTIONS, Bounds, max_connections
 from bdlab_cli.wiring.session import daemon_session
 from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
+from bdlab_cli.wiring.uvicorn_protocol import MAX_CONNECTIONS, Bounds, max_connections
 
 log = structlog.get_logger()
 
-_GRACE_S, _LOOK_EVERY_S, _SEND_BYTES = 1, 1.0, 256 << 10
 _OWN_LISTENERS = 8  # a worker's, beside the one that all share, which so gets few of the connections
-_METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def run(layers: Layers) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP: then accept no new request, answer those in flight, and close.
-
-    Raises BdlabError if it cannot start."""
+    """Serve until SIGTERM, SIGINT or SIGHUP: then accept no new request, answer those in flight, and close. Raises
+    BdlabError if it cannot start."""
     settings = layers.settings()
     settings.http.origins()
     required_scopes(settings.http)
@@ -70,7 +67,7 @@ def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
         session.open(settings.startup_timeout_s)
     with tempfile.TemporaryDirectory(prefix="bdlab-metrics-", ignore_cleanup_errors=True) as metrics:
         # Where the workers keep their metrics, to be added up.
-        os.environ[_METRICS_DIR] = os.environ.get(_METRICS_DIR) or metrics
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or metrics
         # The connections to the shared one wait for the next worker if all have died.
         listeners = [listener, *(_OwnListener(listener) for _ in range(_OWN_LISTENERS))]
         supervisor = _Supervisor(_config(settings, app=partial(make_worker, layers)), listeners)
@@ -81,10 +78,8 @@ def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
 
 
 class _OwnListener:
-    """Becomes, in the worker to which it is sent, a socket of the worker's own at the address of `shared`.
-
-    The system chooses one of all sockets for each connection. Of the connections to a socket that the workers
-    share, the first that wakes up would take nearly all."""
+    """Becomes, in the worker to which it is sent, a socket of the worker's own at the address of `shared`. The system
+    chooses one of all sockets for each connection; of a shared one's, the first that wakes up would take nearly all."""
 
     def __init__(self, shared: socket.socket) -> None:
         self._place = shared.family, shared.getsockname()
@@ -148,21 +143,19 @@ def _announce(url: str) -> None:
 
 def _config(settings: Settings, *, app: object) -> "Config":
     http = settings.http
+    none_of: dict[str, Any] = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": None}
     return Config(
         app,
         factory=True,
         workers=http.workers,
         lifespan="on",
-        access_log=False,
-        proxy_headers=False,
-        log_config=None,
         max_connections=max_connections(http.max_connections),
         timeout_keep_alive=http.keep_alive_s,
-        server_header=False,
+        **none_of,
         ssl_certfile=http.tls_cert_file or None,
         ssl_keyfile=http.tls_key_file or None,
         # No prediction in flight takes longer, and a client that reads slowly does not delay the stop.
-        timeout_graceful_shutdown=ceil(settings.kafka.delivery_timeout_s) + _GRACE_S,
+        timeout_graceful_shutdown=ceil(settings.kafka.delivery_timeout_s) + 1,
     )
 
 
@@ -172,7 +165,12 @@ def _bind(http: HttpSettings) -> socket.socket:
     try:
         how: dict[str, Any] = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
         family, *_, address = socket.getaddrinfo(http.host, http.port, **how)[0]
-        _check_hosts(http, str(address[0]))
+        if not AllowedHosts(http.allowed_hosts, bound=http.host).listed and not is_loopback(str(address[0])):
+            where = f"{http.host}, where other machines reach it, and it may answer to its own names only"
+            names = "--allowed-hosts app.example.org,10.0.0.5 (or BDLAB_HTTP_ALLOWED_HOSTS)"
+            any_name = "'*' takes any, also a name that a hostile web page points here"
+            hint = f"Name all by which it is called: {names}; {any_name}."
+            raise InvalidInput(f"http.allowed_hosts has to be set: the API is to listen on {where}", hint=hint)
         listener = _socket(family)
         listener.bind(address)
         if http.workers > 1:  # not before it is bound: a server that is there already would share its port
@@ -187,20 +185,8 @@ def _socket(family: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Connections inherit this: the system holds little of what a client does not read.
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 << 10)
     return made
-
-
-def _check_hosts(http: HttpSettings, address: str) -> None:
-    """Raise InvalidInput if other machines reach `address` and no names are allowed."""
-    allowed = AllowedHosts(http.allowed_hosts, bound=http.host)
-    if not allowed.listed and not is_loopback(address):
-        where = f"{http.host}, where other machines reach it, and it may answer to its own names only"
-        names = "--allowed-hosts app.example.org,10.0.0.5 (or BDLAB_HTTP_ALLOWED_HOSTS)"
-        hint = (
-            f"Name all by which it is called: {names}; '*' takes any, also a name that a hostile web page points here."
-        )
-        raise InvalidInput(f"http.allowed_hosts has to be set: the API is to listen on {where}", hint=hint)
 
 
 def _url(http: HttpSettings, listener: socket.socket) -> str:
@@ -210,10 +196,8 @@ def _url(http: HttpSettings, listener: socket.socket) -> str:
 
 
 class Config(uvicorn.Config):
-    """uvicorn's settings, with bounded connections; each worker process has its own bounds.
-
-    Its TLS context takes a new certificate for new connections; open ones go on. Every worker loads its own,
-    inside its event loop."""
+    """uvicorn's settings, with bounded connections; each worker process has its own bounds. Its TLS context takes a
+    new certificate for new connections; open ones go on. Every worker loads its own, inside its event loop."""
 
     tls: ssl.SSLContext
 
@@ -231,7 +215,7 @@ class Config(uvicorn.Config):
 
 def _renew(certificate: ServedCertificate) -> None:
     certificate.reload()
-    asyncio.get_running_loop().call_later(_LOOK_EVERY_S, _renew, certificate)
+    asyncio.get_running_loop().call_later(1.0, _renew, certificate)
 
 
 class _Handshake(asyncio.Protocol):

@@ -1,7 +1,5 @@
-"""The local stack: OpenBao, Postgres and a broker as child processes, and the pipeline over them.
-
-It knows its servers as programs only: what is inside Vault, Kafka and Postgres is set up by the `bdlab` commands that
-it runs."""
+"""The local stack: OpenBao, Postgres and a broker as child processes, and the pipeline over them. It knows its servers
+as programs only: what is inside Vault, Kafka and Postgres is set up by the `bdlab` commands that it runs."""
 
 from bdlab.stack.brokers import Tansu
 from bdlab.stack.folder import EXPORTED, BrokerKind, DataFolder, Endpoints, exports
@@ -13,18 +11,5 @@ from bdlab.stack.servers.server import Server
 from bdlab.stack.supervisor import Event
 from bdlab.stack.tls import TlsFolder
 
-__all__ = [
-    "EXPORTED",
-    "ApacheKafka",
-    "BrokerKind",
-    "DataFolder",
-    "Endpoints",
-    "Event",
-    "LocalStack",
-    "OpenBao",
-    "Postgres",
-    "Server",
-    "Tansu",
-    "TlsFolder",
-    "exports",
-]
+__all__ = ["EXPORTED", "ApacheKafka", "BrokerKind", "DataFolder", "Endpoints", "Event", "LocalStack"]
+__all__ += ["OpenBao", "Postgres", "Server", "Tansu", "TlsFolder", "exports"]

@@ -79,27 +79,29 @@ class Backup:
             if new.path.exists():  # of a run that was killed
                 shutil.rmtree(new.path)
             new.path.mkdir(parents=True, mode=0o700)
-            try:
-                place, names, tls = str(folder.path), str(folder.deployment), folder.has_tls(None)
-                about = About(made_at=datetime.now(UTC), data_dir=place, bdlab=version, tls=tls, deployment=names)
-                _write(new.path / "backup.json", msgspec.json.format(msgspec.json.encode(about)))
-                _copy_keys(folder, new.keys)
-                _copy_models(folder.registry, new.path / "registry")
-                _write(new._key, secrets.token_bytes(32))
-                yield new
-                files = new._digests()
-                manifest = _Manifest(files=files, hmac=_hmac(new._key.read_bytes(), files))
-                _write(new._manifest, msgspec.json.format(msgspec.json.encode(manifest)))
-                new.path.rename(self.path)
-            except BaseException:  # also an interrupt: half a backup would look like a whole one
-                shutil.rmtree(new.path, ignore_errors=True)
-                raise
-        except OSError as error:
-            raise StackError(f"the backup {self.path} cannot be written: {error}") from error
+            new.keys.mkdir(mode=0o700)
+            place, names, tls = str(folder.path), str(folder.deployment), folder.has_tls(None)
+            about = About(made_at=datetime.now(UTC), data_dir=place, bdlab=version, tls=tls, deployment=names)
+            _write(new.path / "backup.json", msgspec.json.format(msgspec.json.encode(about)))
+            _write(new.keys / "seal.key", OpenBao(folder.path).seal_key.read_bytes())
+            if folder.keys_file.exists():  # a backup is still worth having without it
+                _write(new.keys_file, folder.keys_file.read_bytes())
+            _copy_identities(folder.identity_dir, new.keys / "identity")
+            _copy_models(folder.registry, new.path / "registry")
+            _write(new._key, secrets.token_bytes(32))
+            yield new
+            files = new._digests()
+            manifest = _Manifest(files=files, hmac=_hmac(new._key.read_bytes(), files))
+            _write(new._manifest, msgspec.json.format(msgspec.json.encode(manifest)))
+            new.path.rename(self.path)
+        except BaseException as error:  # also an interrupt: half a backup would look like a whole one
+            shutil.rmtree(new.path, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise StackError(f"the backup {self.path} cannot be written: {error}") from error
+            raise
 
     def about(self, *, rows_only: bool = False) -> About:
-        """Return what the backup says of itself. Raises InvalidInput if this version cannot read it, or a part is
-        missing; for `rows_only` that is the dump alone."""
+        """Return what it says of itself. Raises InvalidInput unless it is whole; `rows_only` needs the dump alone."""
         try:
             about = msgspec.json.decode((self.path / "backup.json").read_bytes(), type=About)
         except (OSError, msgspec.MsgspecError) as error:
@@ -108,8 +110,7 @@ class Backup:
             what = f"{self.path} was made by bdlab {about.bdlab}, in a format that this version does not know"
             raise InvalidInput(what, hint="Restore it with that version or a newer one.")
         wanted = (self.dump,) if rows_only else (self.snapshot, self.dump, self.keys_file)
-        missing = [str(place.relative_to(self.path)) for place in wanted if not place.exists()]
-        if missing:
+        if missing := [self._name(place) for place in wanted if not place.exists()]:
             why = f"the backup {self.path} is not whole: {' and '.join(missing)} is missing from it"
             advice = "If you keep the keys apart, put them back beside the rest; if they are lost, --rows-only."
             raise InvalidInput(why, hint=advice)
@@ -119,12 +120,10 @@ class Backup:
         """Raise InvalidInput, naming the file, unless everything is as `bdlab backup` wrote it. For `rows_only` the
         snapshot and all keys but the manifest's may be missing. `trusted` accepts a backup without a manifest or
         without its key, but none that does not match them."""
-        missing = [file for file in (self._manifest, self._key) if not file.exists()]
-        if missing:
+        if missing := [self._name(file) for file in (self._manifest, self._key) if not file.exists()]:
             if trusted:
                 return
-            name = self._name(missing[0])
-            what = f"the backup {self.path} cannot be authenticated: {name} is missing from it"
+            what = f"the backup {self.path} cannot be authenticated: {missing[0]} is missing from it"
             apart = "If you keep the keys apart, put them back beside the rest. If the key is lost, or the version that"
             trust = "made it wrote no manifest: --trust-backup, if nobody else could write to where it was kept."
             raise InvalidInput(what, hint=f"{apart} {trust}")
@@ -133,20 +132,16 @@ class Backup:
             found = self._digests()
         except (OSError, msgspec.MsgspecError) as error:
             raise InvalidInput(f"the backup {self.path} cannot be authenticated: {error}") from error
+        wrong = []
         if not hmac.compare_digest(manifest.hmac, _hmac(self._key.read_bytes(), manifest.files)):
-            raise self._refused(self._name(self._manifest), "was changed, or is not the one of these keys")
-        for name, digest in found.items():
-            if name not in manifest.files:
-                raise self._refused(name, "was added to it")
-            if digest != manifest.files[name]:
-                raise self._refused(name, "was changed")
+            wrong.append(f"{self._name(self._manifest)} was changed, or is not the one of these keys")
+        wrong += [f"{name} was added to it" for name in found if name not in manifest.files]
+        wrong += [f"{name} was changed" for name, digest in found.items() if manifest.files.get(name, digest) != digest]
         wanted = {self._name(self.dump), "backup.json"} if rows_only else set(manifest.files)
-        if gone := sorted(wanted.difference(found)):
-            raise self._refused(gone[0], "is missing from it")
-
-    def _refused(self, name: str, what: str) -> InvalidInput:
-        hint = "Restore another backup, and find out who could write to this one."
-        return InvalidInput(f"the backup {self.path} is not as it was made: {name} {what}", hint=hint)
+        wrong += [f"{name} is missing from it" for name in sorted(wanted.difference(found))]
+        if wrong:
+            hint = "Restore another backup, and find out who could write to this one."
+            raise InvalidInput(f"the backup {self.path} is not as it was made: {wrong[0]}", hint=hint)
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.path).as_posix()
@@ -154,14 +149,12 @@ class Backup:
     def _digests(self) -> dict[str, str]:
         """Return the SHA-256, in hex, of each file that the manifest covers; "no file" for anything else."""
         found = {}
-        for file in sorted(self.path.rglob("*")):
-            if file in (self._manifest, self._key) or (file.is_dir() and not file.is_symlink()):
-                continue
-            if file.is_symlink() or not file.is_file():
+        for file in sorted({*self.path.rglob("*")} - {self._manifest, self._key}):
+            if file.is_file() and not file.is_symlink():
+                with file.open("rb") as content:
+                    found[self._name(file)] = hashlib.file_digest(content, "sha256").hexdigest()
+            elif file.is_symlink() or not file.is_dir():
                 found[self._name(file)] = "no file"
-                continue
-            with file.open("rb") as content:
-                found[self._name(file)] = hashlib.file_digest(content, "sha256").hexdigest()
         return found
 
     def restore_models(self, folder: DataFolder) -> None:
@@ -185,8 +178,7 @@ class Backup:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[DataFolder]:
-    """Lock a data folder that did not exist or was empty; empty it again if the block fails. Raises InvalidInput if
-    there is something in it."""
+    """Lock a new data folder, and empty it again if the block fails. Raises InvalidInput if something is in it."""
     folder = DataFolder(path)
     if folder.path.exists() and any(folder.path.iterdir()):
         hint = "A backup is restored into a new folder: move the old one aside, or name another."
@@ -209,14 +201,6 @@ def _hmac(key: bytes, files: dict[str, str]) -> str:
     return hmac.digest(key, msgspec.json.encode(files, order="sorted"), "sha256").hex()
 
 
-def _copy_keys(folder: DataFolder, keys: Path) -> None:
-    keys.mkdir(mode=0o700)
-    _write(keys / "seal.key", OpenBao(folder.path).seal_key.read_bytes())
-    if folder.keys_file.exists():  # a backup is still worth having without it
-        _write(keys / folder.keys_file.name, folder.keys_file.read_bytes())
-    _copy_identities(folder.identity_dir, keys / "identity")
-
-
 def _copy_models(source: Path, target: Path) -> None:
     if source.exists():  # not before the first was added
         shutil.copytree(source, target)
@@ -224,9 +208,8 @@ def _copy_models(source: Path, target: Path) -> None:
 
 def _copy_identities(source: Path, target: Path) -> None:
     target.mkdir(mode=0o700)
-    for service in sorted(entry for entry in source.iterdir() if entry.is_dir()):
-        (target / service.name).mkdir(mode=0o700)
-        for file in sorted(service.iterdir()):
-            # The names of locks and of files that are being written begin with a dot.
-            if file.is_file() and not file.name.startswith("."):
-                _write(target / service.name / file.name, file.read_bytes())
+    for file in sorted(source.glob("*/*")):
+        # The names of locks and of files that are being written begin with a dot.
+        if file.is_file() and not file.name.startswith("."):
+            (target / file.parent.name).mkdir(mode=0o700, exist_ok=True)
+            _write(target / file.parent.name / file.name, file.read_bytes())

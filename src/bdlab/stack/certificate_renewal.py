@@ -18,15 +18,12 @@ from bdlab.stack.servers.server import Broker
 from bdlab.stack.supervisor import Event, Report
 from bdlab.stack.tls import SERVERS, TlsFolder
 
-_RETRY_S = 5.0
 _SHOWN_WITHIN_S = 10.0
-_POLL_S = 0.05
 
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):
-    """How a `bdlab` command renews the certificates in `files`. `command` returns its arguments. `reload` has the
-    servers read the files, and may be called once too often. `give_up` is called if the files are new and a server does
-    not read them."""
+    """How a `bdlab` command with the arguments that `command` returns renews the certificates in `files`. `reload` has
+    the servers read them, maybe once too often. `give_up` is called if a server does not read new ones."""
 
     name: str
     files: tuple[CertificateFiles, ...]
@@ -39,35 +36,31 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
         return min(files.due_at for files in self.files)
 
     @property
-    def ends_at(self) -> float:
-        return min(files.ends_at for files in self.files)
+    def good_until(self) -> str:
+        ends_at = datetime.fromtimestamp(min(files.ends_at for files in self.files), UTC)
+        return f"good until {ends_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass
 class CertificateRenewer:
     """Renews certificates when two thirds of their life are over. `run` runs a `bdlab` command: its name, its
-    arguments, and what may interrupt it."""
+    arguments, and what may interrupt it. `renewals` are those that `renew_due` looks after."""
 
     run: Callable[[str, Sequence[str], threading.Event | None], object]
     report: Report
-    _renewals: list[Renewal] = field(default_factory=list)
+    renewals: list[Renewal] = field(default_factory=list)
     _retry_at: dict[str, float] = field(default_factory=dict)
-
-    def add(self, renewal: Renewal) -> None:
-        """Have `renew_due` renew these certificates, which are there already."""
-        self._renewals.append(renewal)
 
     def issue(self, renewal: Renewal, stop: threading.Event) -> None:
         """Get these certificates for the first time, and have `renew_due` renew them. Raises StackError."""
         self._renew(renewal, stop)
-        self.add(renewal)
+        self.renewals.append(renewal)
 
     def renew_due(self, stop: threading.Event) -> None:
         """Renew what is due. A renewal that fails is reported, and tried again after some seconds."""
-        for renewal in self._renewals:
+        for renewal in self.renewals:
             retry_at = self._retry_at.get(renewal.name)
-            due = time.time() >= renewal.due_at if retry_at is None else time.monotonic() >= retry_at
-            if not due:
+            if time.time() < renewal.due_at if retry_at is None else time.monotonic() < retry_at:
                 continue
             began = time.monotonic()
             try:
@@ -76,10 +69,10 @@ class CertificateRenewer:
                 return
             except StackError as error:
                 self._failed(renewal, error, time.monotonic() - began)
-                continue
-            self._retry_at.pop(renewal.name, None)
-            detail = f"renewed, good until {_moment(renewal.ends_at)}"
-            self.report(Event("notice", renewal.name, detail, time.monotonic() - began))
+            else:
+                self._retry_at.pop(renewal.name, None)
+                detail = f"renewed, {renewal.good_until}"
+                self.report(Event("notice", renewal.name, detail, time.monotonic() - began))
 
     def _failed(self, renewal: Renewal, error: StackError, seconds: float) -> None:
         if time.time() < renewal.due_at:
@@ -88,10 +81,10 @@ class CertificateRenewer:
             renewal.give_up()
         else:
             told = renewal.name in self._retry_at
-            self._retry_at[renewal.name] = time.monotonic() + _RETRY_S
+            self._retry_at[renewal.name] = time.monotonic() + 5.0
             if told:
                 return
-            detail = f"not renewed, good until {_moment(renewal.ends_at)}: {error.message}"
+            detail = f"not renewed, {renewal.good_until}: {error.message}"
         self.report(Event("failed", renewal.name, detail, seconds))
 
     def _renew(self, renewal: Renewal, stop: threading.Event) -> None:
@@ -144,16 +137,11 @@ def _wait_until_shown(server: str, port: int, tls: TlsFolder) -> None:
     """Wait until the server shows the certificate in its file. Raises StackError after some seconds."""
     wanted = tls.files(server).server_file.read_text("ascii")
     why: object = "it shows another one"
-    for _ in tries(_SHOWN_WITHIN_S, longest_s=_POLL_S):
+    for _ in tries(_SHOWN_WITHIN_S, longest_s=0.05):
         try:
             shown = shown_certificate("127.0.0.1", port, ca_file=str(tls.ca_file), postgres=server == "postgres")
-        except OSError as error:
-            why = error
-        else:
             if shown.pem.strip() in wanted:
                 return
+        except OSError as error:
+            why = error
     raise StackError(f"{server} does not show its new certificate after {_SHOWN_WITHIN_S:g} s: {why}")
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

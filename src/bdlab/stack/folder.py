@@ -19,9 +19,6 @@ from bdlab.stack.servers.process import start_mark
 
 BrokerKind = Literal["kafka", "tansu"]
 
-_LOCK_WAIT_S = 1.0
-_LOCK_POLL_S = 0.05
-
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     """The addresses of a running stack. `pid` and `start_mark` are those of its `bdlab up`. `ca_file` verifies Vault,
@@ -65,7 +62,7 @@ class DataFolder:
         self.logs = self.path / "logs"
         self.records = self.path / "run"
         self._endpoints_file = self.records / "stack.json"
-        self._lock: int | None = None
+        self._opened = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         try:
@@ -76,32 +73,25 @@ class DataFolder:
         except OSError as error:
             what = f"the data folder {self.path} cannot be used: {error.strerror}"
             raise StackError(what, hint="Name one that you may write with --data-dir.") from error
-        try:
-            self._take(lock)
-        except BaseException:
-            os.close(lock)
-            raise
-        self._lock = lock
+        with contextlib.ExitStack() as opened:
+            opened.callback(os.close, lock)
+            # The process before may be about to end.
+            for _ in tries(1.0, longest_s=0.05):
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+            else:
+                holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "?"
+                hint = f"Use it (bdlab env --data-dir {self.path}), stop it, or name another folder with --data-dir."
+                raise StackInUse(f"another bdlab (process {holder}) runs a stack on {self.path}", hint=hint)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            opened.callback(self._endpoints_file.unlink, missing_ok=True)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if self._lock is not None:
-            self._endpoints_file.unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
-
-    def _take(self, lock: int) -> None:
-        # The process before may be about to end.
-        for _ in tries(_LOCK_WAIT_S, longest_s=_LOCK_POLL_S):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-        else:
-            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "?"
-            hint = f"Use it (bdlab env --data-dir {self.path}), stop it, or name another folder with --data-dir."
-            raise StackInUse(f"another bdlab (process {holder}) runs a stack on {self.path}", hint=hint)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        self._opened.close()
 
     def record_location(self) -> None:
         """Write down the folder's path: from now on its Vault knows its database by it."""
@@ -121,11 +111,9 @@ class DataFolder:
             raise StackError(what, hint=f"Remove it (rm -r {self.path}), and restore again.")
         recorded = self._kept("place")
         if recorded and not (Path(recorded).exists() and Path(recorded).samefile(self.path)):
-            raise StackError(
-                f"the data folder was moved from {recorded} to {self.path}, and its Vault knows its database "
-                "by the old path",
-                hint=f"Move it back, or link to it: ln -s {self.path} {recorded}",
-            )
+            what = f"the data folder was moved from {recorded} to {self.path}"
+            hint = f"Move it back, or link to it: ln -s {self.path} {recorded}"
+            raise StackError(f"{what}, and its Vault knows its database by the old path", hint=hint)
 
     def _kept(self, name: str) -> str:
         """Return what this small file says; "" if it is not there."""
@@ -169,15 +157,11 @@ class DataFolder:
     def broker(self) -> BrokerKind | None:
         """The kind of broker that has its log; None for a new folder. A folder of an earlier version does not say it:
         then it is the one that was started last."""
-
-        def last_used(kind: str) -> float:
-            return max((log.stat().st_mtime for log in self.logs.glob(f"{kind}.log")), default=0)
-
         kept: BrokerKind | None = msgspec.convert(self._kept("broker") or None, BrokerKind | None)
         if kept:
             return kept
-        used = (kind for kind in get_args(BrokerKind) if (self.path / kind).is_dir())
-        return max(used, key=last_used, default=None)
+        logs = {kind: self.logs / f"{kind}.log" for kind in get_args(BrokerKind) if (self.path / kind).is_dir()}
+        return max(logs, key=lambda kind: logs[kind].stat().st_mtime if logs[kind].exists() else 0, default=None)
 
     def keep_broker(self, kind: BrokerKind) -> None:
         replace_file(self.path / "broker", kind.encode())
@@ -190,19 +174,14 @@ class DataFolder:
         replace_file(self.config_file, "\n".join(lines).encode())
 
     def write_env(self, values: Mapping[str, str]) -> None:
-        """Write the file for the first set-up, readable by its owner only."""
-        write_private(self.env_file, "".join(f"{name}={_quoted(value)}\n" for name, value in values.items()))
+        """Write the file for the first set-up, readable by its owner only. Unquoted, " #" would begin a comment."""
+        escaped = {name: value.replace("\\", "\\\\").replace("'", "\\'") for name, value in values.items()}
+        write_private(self.env_file, "".join(f"{name}='{value}'\n" for name, value in escaped.items()))
 
     def processes(self) -> list[int]:
         """Return the ids of the processes that work in this folder, as a stack's all do."""
-        prefix = str(self.path.resolve())
-        found = []
-        for place in Path("/proc").glob("[0-9]*/cwd"):
-            with contextlib.suppress(OSError):
-                where = str(place.readlink())
-                if where == prefix or where.startswith(f"{prefix}/"):
-                    found.append(int(place.parent.name))
-        return sorted(found)
+        here = self.path.resolve()
+        return sorted(pid for pid, place in _workplaces() if place.is_relative_to(here))
 
     def publish(self, endpoints: Endpoints) -> None:
         """Record that the stack is up, for `running`."""
@@ -218,21 +197,19 @@ class DataFolder:
         raise StackError(f"no local stack is up on {self.path}", hint=hint)
 
 
-def running_folders() -> Iterator[DataFolder]:
-    """Yield the data folder of each stack of this user that is up: its processes work in it."""
-    places: set[Path] = set()
+def _workplaces() -> Iterator[tuple[int, Path]]:
+    """Yield the id and the current folder of each process that this user may look at."""
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
-            places.update([link.readlink(), *link.readlink().parents])
-    for place in sorted(places):
+            yield int(link.parent.name), link.readlink()
+
+
+def running_folders() -> Iterator[DataFolder]:
+    """Yield the data folder of each stack of this user that is up: its processes work in it."""
+    for folder in sorted({folder for _, place in _workplaces() for folder in (place, *place.parents)}):
         with contextlib.suppress(StackError):
-            DataFolder(place).running()
-            yield DataFolder(place)
-
-
-def _quoted(value: str) -> str:
-    """Return `value` quoted for `.env`; unquoted, " #" would begin a comment."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+            DataFolder(folder).running()
+            yield DataFolder(folder)
 
 
 _EXPORTS: Mapping[str, str] = tomllib.loads(Path(__file__).with_name("exports.toml").read_text("utf-8"))
@@ -240,12 +217,11 @@ _EXPORTS: Mapping[str, str] = tomllib.loads(Path(__file__).with_name("exports.to
 EXPORTED = tuple(_EXPORTS)
 """The names of the variables that `exports` may set."""
 
-_OF_ANOTHER_STACK = ("VAULT_NAMESPACE", "BDLAB_VAULT_NAMESPACE", "BDLAB_VAULT_PROXY", "BDLAB_MODEL_PATH")
-
 
 def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
     """Return the environment variables, without empty ones, that point a terminal at the stack of `folder`. Variables
     of this terminal that are about another Vault or model are emptied."""
-    foreign = {name: "" for name in _OF_ANOTHER_STACK if os.environ.get(name)}
+    of_another_stack = ("VAULT_NAMESPACE", "BDLAB_VAULT_NAMESPACE", "BDLAB_VAULT_PROXY", "BDLAB_MODEL_PATH")
+    foreign = {name: "" for name in of_another_stack if os.environ.get(name)}
     values = {name: form.format(folder=folder, endpoints=endpoints) for name, form in _EXPORTS.items()}
     return foreign | {name: value for name, value in values.items() if value}

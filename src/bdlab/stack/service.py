@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,6 @@ from bdlab.stack.servers.process import ManagedProcess, Process, describe_exit
 from bdlab.stack.tls import TlsFolder, get
 
 COMMAND_TIMEOUT_S = 120.0
-_PROBE_TIMEOUT_S = 2.0
-_POLL_S = 0.05
 
 #: Variables of the shell that would point the stack's services at other servers, or give one service the
 #: options of another.
@@ -38,15 +37,12 @@ def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str
     for section, values in environment_layer(os.environ).items():
         decided = _DECIDED.get(section, set())
         if isinstance(values, Mapping) and decided is not None:
-            kept |= {
-                f"BDLAB_{section}_{field}".upper(): value for field, value in values.items() if field not in decided
-            }
+            given = {name: value for name, value in values.items() if name not in decided}
+            kept |= {f"BDLAB_{section}_{name}".upper(): value for name, value in given.items()}
     for name in ("BDLAB_MODEL_PATH", "BDLAB_MODEL_REGISTRY"):
         if "://" not in (place := kept.get(name) or "://"):  # the services run in another folder than this process
             kept[name] = str(Path(place).absolute())
-    for name in ("BDLAB_DEBUG", "BDLAB_STARTUP_TIMEOUT"):
-        if name in os.environ:
-            kept[name] = os.environ[name]
+    kept |= {name: os.environ[name] for name in ("BDLAB_DEBUG", "BDLAB_STARTUP_TIMEOUT") if name in os.environ}
     return kept | {"BDLAB_CONFIG": str(folder.config_file), "VAULT_ADDR": vault_address, "PYTHONUNBUFFERED": "1"}
 
 
@@ -60,8 +56,7 @@ class CommandResult(NamedTuple):
 
 @dataclass
 class Commands:
-    """Runs `bdlab` commands in `folder`. `program` is the command line that runs `bdlab`, without arguments;
-    `environment` is all that they see."""
+    """Runs `bdlab` commands in `folder` with the command line `program` before them; they see `environment` alone."""
 
     program: Sequence[str]
     folder: DataFolder
@@ -78,8 +73,7 @@ class Commands:
         check: bool = True,
     ) -> CommandResult:
         """Run one until it ends, with `environment` on top, and its standard error in `logs/<name>.log`. Raises
-        StackError if it takes more than `timeout_s` seconds, and with `check`, with the end of its log, if it fails;
-        StartInterrupted if `stop` was set."""
+        StackError after `timeout_s` seconds and, with `check`, if it fails; StartInterrupted if `stop` was set."""
         stop = stop or threading.Event()
         output_file = self.folder.records / f"{name}.out"
         process = Process(name, self.folder.path, output_file=output_file)
@@ -87,7 +81,7 @@ class Commands:
         deadline = time.monotonic() + timeout_s
         process.spawn([*self.program, *arguments], {**self.environment, **(environment or {})})
         try:
-            while (code := process.wait(_POLL_S)) is None:
+            while (code := process.wait(0.05)) is None:
                 if stop.is_set():
                     raise StartInterrupted(f"asked to stop while {name} was running")
                 if time.monotonic() >= deadline:
@@ -102,35 +96,21 @@ class Commands:
 
 
 class Service(ManagedProcess):
-    """A daemon of the pipeline, run as `commands` are, ready when `ready_path` answers 200 on `port`; over HTTPS if it
-    has `tls`."""
+    """A daemon, run as `commands` are, ready when `ready_path` answers 200 on `port`, over HTTPS if it has `tls`."""
 
     def __init__(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        commands: Commands,
-        *,
-        port: int,
-        ready_path: str,
-        tls: TlsFolder | None = None,
+        self, name: str, argv: Sequence[str], commands: Commands, *, port: int, ready_path: str, tls: TlsFolder | None
     ) -> None:
         super().__init__(name, commands.folder.path)
-        self._arguments = arguments
-        self._commands = commands
-        self._port = port
-        self._ready_path = ready_path
-        self._tls = tls
+        self._argv, self._commands, self._ready_path = argv, commands, ready_path
+        #: Called with a path; returns status and body of its response, 0 and nothing if there is none.
+        self.get = partial(get, port, tls=tls, timeout_s=2.0)
 
     def _prepare(self) -> Sequence[str]:
-        return [*self._commands.program, *self._arguments]
+        return [*self._commands.program, *self._argv]
 
     def _environment(self) -> Mapping[str, str]:
         return self._commands.environment
-
-    def get(self, path: str) -> tuple[int, bytes]:
-        """Return status and body of its response; 0 and nothing if there is none."""
-        return get(self._port, path, tls=self._tls, timeout_s=_PROBE_TIMEOUT_S)
 
     def _is_ready(self) -> bool:
         return self.get(self._ready_path)[0] == 200

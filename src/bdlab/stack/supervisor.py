@@ -12,10 +12,7 @@ import msgspec
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.stack.servers.process import ManagedProcess, describe_exit
 
-_FIRST_DELAY_S = 0.5
-_LONGEST_DELAY_S = 30.0
-_STEADY_AFTER_S = 60.0
-_POLL_S = 0.2
+_FIRST_DELAY_S, _LONGEST_DELAY_S, _STEADY_AFTER_S = 0.5, 30.0, 60.0
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -42,6 +39,12 @@ class _Watched:
     up_since: float = field(default_factory=time.monotonic)
     restart_at: float | None = None
 
+    def put_off(self, now: float) -> str:
+        """Put the next start off, the next time longer; return in how many seconds that is."""
+        after, self.restart_at = f"{self.delay_s:g} s", now + self.delay_s
+        self.delay_s = min(2 * self.delay_s, _LONGEST_DELAY_S)
+        return after
+
 
 class Supervisor:
     """Watches children from the thread that calls `watch`, and stops them in reverse order."""
@@ -65,25 +68,21 @@ class Supervisor:
         """Have `stop_all` call `action` before it stops the children that were added until now."""
         self._children.callback(action)
 
-    def watch(self, stop: threading.Event, every: Mapping[float, Callable[[], None]] | None = None) -> None:
+    def watch(self, stop: threading.Event, every: Mapping[float, Callable[[], None]] = {}) -> None:
         """Restart what dies until `stop` is set. `every` has housekeeping by its period in seconds."""
-        due = {period_s: time.monotonic() + period_s for period_s in every or {}}
-        while not stop.wait(_POLL_S):
+        due = {period_s: time.monotonic() + period_s for period_s in every}
+        while not stop.wait(0.2):
             now = time.monotonic()
             for watched in self._watched:
                 self._look_after(watched, now, stop)
-            for period_s, work in (every or {}).items():
-                if now >= due[period_s]:
-                    due[period_s] = now + period_s
-                    self._do(work)
-
-    def _do(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except OSError as error:  # such as a full disk, which must not end what runs
-            if str(error) != self._told:
-                self._told = str(error)
-                self._report(Event("notice", "housekeeping", f"is put off: {error}"))
+            for period_s in [period_s for period_s, moment in due.items() if now >= moment]:
+                due[period_s] = now + period_s
+                try:
+                    every[period_s]()
+                except OSError as error:  # such as a full disk, which must not end what runs
+                    if str(error) != self._told:
+                        self._told = str(error)
+                        self._report(Event("notice", "housekeeping", f"is put off: {error}"))
 
     def stop_all(self) -> None:
         """Stop the children, the one that was added last first."""
@@ -104,15 +103,11 @@ class Supervisor:
                 return
             if now - watched.up_since >= _STEADY_AFTER_S:
                 watched.delay_s = _FIRST_DELAY_S
-            watched.restart_at = now + watched.delay_s
-            detail = f"ended ({describe_exit(child.exit_status)}); starting it again in {watched.delay_s:g} s"
+            detail = f"ended ({describe_exit(child.exit_status)}); starting it again in {watched.put_off(now)}"
             self._report(Event("notice", child.name, detail))
-            watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
-        elif now >= watched.restart_at:
-            self._restart(watched, stop)
-
-    def _restart(self, watched: _Watched, stop: threading.Event) -> None:
-        child = watched.child
+            return
+        if now < watched.restart_at:
+            return
         began = time.monotonic()
         try:
             child.start(watched.restart_timeout_s, stop)
@@ -121,11 +116,8 @@ class Supervisor:
         except StartInterrupted:
             return
         except (StackError, OSError) as error:  # OSError: such as a full disk
-            watched.restart_at = time.monotonic() + watched.delay_s
-            reason = error.message if isinstance(error, StackError) else str(error)
-            detail = f"restart failed; again in {watched.delay_s:g} s: {reason}"
+            detail = f"restart failed; again in {watched.put_off(time.monotonic())}: {error}"
             self._report(Event("failed", child.name, detail, time.monotonic() - began))
-            watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
             return
         watched.restart_at = None
         watched.up_since = time.monotonic()

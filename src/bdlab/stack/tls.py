@@ -1,7 +1,6 @@
-"""The certificates of Vault, PostgreSQL and the API in a data folder, and a first one for each.
-
-Vault issues them all, and needs a certificate itself before it can. So the first ones are signed by a temporary CA in
-memory; its key is never on disk."""
+"""The certificates of Vault, PostgreSQL and the API in a data folder, and a first one for each. Vault issues them all,
+and needs a certificate itself before it can. So the first ones are signed by a temporary CA in memory; its key is never
+on disk."""
 
 import contextlib
 import http.client
@@ -9,21 +8,22 @@ import os
 import signal
 import ssl
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bdlab.certificates import CertificateFiles
+from bdlab.credentials import Certificate
 from bdlab.errors import BinaryMissing
 from bdlab.files import replace_file
+from bdlab.settings import Secret
 from bdlab.stack.servers.server import Server
 
 SERVERS = ("vault", "postgres", "api")
-#: Long enough for a set-up on a slow machine.
-_TEMPORARY_S = 3600
 
 
 class TlsFolder:
-    """The folder `path` with a subfolder for each server, and in `ca_file` the CAs that clients trust. Construction
-    does no I/O."""
+    """The folder `path` with a subfolder for each server, and in `ca_file` the CAs that clients trust."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,23 +36,15 @@ class TlsFolder:
         """Return a context that verifies these servers."""
         return ssl.create_default_context(cafile=str(self.ca_file))
 
-    def prepare(self, *, ttl_s: float = _TEMPORARY_S) -> bool:
+    def prepare(self, *, ttl_s: float = 3600) -> bool:
         """Make temporary certificates for all servers if one has none that is valid; return whether it did. Their CA is
-        then trusted beside those before. Raises BinaryMissing without `trustme`."""
+        then trusted, too. `ttl_s` is enough for a set-up on a slow machine. Raises BinaryMissing without `trustme`."""
         for server in SERVERS:
             # A run may have been killed after Vault's certificates came, and before they were trusted.
             if self.files(server).ca_file.exists():
                 self.trust(self.files(server).ca_file.read_text("ascii"), keep=True)
-        now = time.time()
-        if self.ca_file.exists() and all(self.files(server).ends_at > now for server in SERVERS):
+        if self.ca_file.exists() and all(self.files(server).ends_at > time.time() for server in SERVERS):
             return False
-        try:
-            # Not every installation has the extra `local`.
-            from bdlab.stack.temporary_ca import temporary_certificates  # noqa: PLC0415
-        except ImportError as error:
-            raise BinaryMissing(
-                "TLS for the local servers needs the package trustme", hint="pip install 'bdlab[local]'"
-            ) from error
         issued = temporary_certificates(SERVERS, ttl_s=ttl_s)
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.trust(issued[SERVERS[0]].ca_pem, keep=True)
@@ -81,6 +73,38 @@ class TlsServer(Server):
         """Have it read its certificate again; open connections stay."""
         if self.running and self.pid:
             os.kill(self.pid, signal.SIGHUP)
+
+
+def temporary_certificates(names: Sequence[str], *, ttl_s: float) -> dict[str, Certificate]:
+    """Return a certificate for each name, all by one new CA whose key is kept nowhere. They are valid for localhost and
+    127.0.0.1, for servers and for clients; the subject is CN=bdlab-<name>,OU=temporary,O=bdlab. Raises BinaryMissing
+    without `trustme`."""
+    try:
+        # Not every installation has the extra `local`.
+        import trustme  # noqa: PLC0415
+        from cryptography.hazmat.primitives import serialization as form  # noqa: PLC0415
+    except ImportError as error:
+        what = "TLS for the local servers needs the package trustme"
+        raise BinaryMissing(what, hint="pip install 'bdlab[local]'") from error
+    ca = trustme.CA(organization_name="bdlab", organization_unit_name="temporary CA")
+    now = datetime.now(UTC)
+    found = {}
+    for name in names:
+        leaf = ca.issue_cert(
+            "localhost",
+            "127.0.0.1",
+            common_name=f"bdlab-{name}",
+            organization_name="bdlab",
+            organization_unit_name="temporary",
+            not_before=now - timedelta(minutes=1),  # for clocks that differ
+            not_after=now + timedelta(seconds=ttl_s),
+        )
+        key = form.load_pem_private_key(leaf.private_key_pem.bytes(), password=None)
+        # Apache Kafka reads no other form.
+        pkcs8 = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()).decode()
+        pem, ca_pem = leaf.cert_chain_pems[0].bytes().decode(), ca.cert_pem.bytes().decode()
+        found[name] = Certificate(pem=pem, key=Secret(pkcs8), ca_pem=ca_pem)
+    return found
 
 
 def connect(host: str, port: int, *, tls: TlsFolder | None, timeout_s: float) -> http.client.HTTPConnection:

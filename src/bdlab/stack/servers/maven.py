@@ -1,8 +1,8 @@
-"""Fetching jars from Maven repositories, some at the same time, each compared with the pinned SHA-256.
+"""Fetching jars from Maven repositories, some at the same time, each compared with the pinned SHA-256. The settings of
+the resolver jgo name the repositories, else Maven Central, and the local repository. Proxies and CAs are configured as
+for any program that uses the HTTP client `requests`."""
 
-The settings of the resolver jgo name the repositories, else Maven Central, and the local repository. Proxies and CAs
-are configured as for any program that uses the HTTP client `requests`."""
-
+import contextlib
 import hashlib
 import multiprocessing
 import time
@@ -21,14 +21,9 @@ from bdlab.errors import BinaryMissing
 from bdlab.files import Replacement
 from bdlab.reachability import root_cause
 from bdlab.retry import Backoff
-from bdlab.stack.servers.jars import Jar, Progress
+from bdlab.stack.servers.java import Jar, Progress
 
-_WORKERS = 4
-_CONNECT_TIMEOUT_S = 4.0
-_READ_TIMEOUT_S = 7.0
 _STALLED_S = 12.0
-_POLL_S = 0.1
-_TRIES = 5
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _HINT = (
     "HTTPS_PROXY names a proxy, REQUESTS_CA_BUNDLE a file of authorities, and ~/.config/jgo.conf a mirror "
@@ -66,17 +61,15 @@ class Fetching:
         """Fetch them all. Raises BinaryMissing, or OSError for what cannot be written."""
         size = sum(jar.size for jar in self._done)
         # Its threads are daemons, and not waited for: a download that hangs must not delay the end.
-        with ThreadPool(_WORKERS) as pool:
+        with ThreadPool(4) as pool, contextlib.suppress(StopIteration):
             fetched = pool.imap_unordered(self._fetch, self._done)
             while True:
                 progress(sum(self._done.values()), size)
                 try:
-                    fetched.next(_POLL_S)
+                    fetched.next(0.1)
                 except multiprocessing.TimeoutError:
                     if time.monotonic() - self._heard_at > _STALLED_S:
                         raise _missing(f"nothing came for {_STALLED_S:.0f} s ({self._why})") from None
-                except StopIteration:
-                    break
         progress(size, size)
 
     def _fetch(self, jar: Jar) -> None:
@@ -103,7 +96,7 @@ class Fetching:
                     errors.append(error)
             self._why = "; ".join(map(str, errors))
             # Without any response so far there is no network: do not wait for it.
-            if tries >= (_TRIES if self._answered else 2) or not any(one.transient for one in errors):
+            if tries >= (5 if self._answered else 2) or not any(one.transient for one in errors):
                 raise _missing(self._why)
             time.sleep(backoff.next_s())
 
@@ -113,7 +106,7 @@ class Fetching:
         file.truncate()
         digest, size = hashlib.sha256(), 0
         try:
-            with requests.get(url, stream=True, timeout=(_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)) as response:
+            with requests.get(url, stream=True, timeout=(4.0, 7.0)) as response:  # to connect, and to hear more
                 self._answered = True
                 if (code := response.status_code) != HTTPStatus.OK:
                     raise _DownloadError(url, f"{code} {response.reason}", transient=code in _TRANSIENT)

@@ -10,14 +10,9 @@ from pathlib import Path
 from string import Template
 
 from bdlab.errors import ServerNotStarted
-from bdlab.files import replace_file
+from bdlab.files import replace_file, write_private
 from bdlab.stack.servers import binaries
 from bdlab.stack.tls import TlsServer, get
-
-_KEY_BYTES = 32
-_AUDIT_LIMIT_BYTES = 32 << 20
-_HTTP_TIMEOUT_S = 5.0
-_CONFIG = Path(__file__).with_name("openbao.hcl")
 
 
 class OpenBao(TlsServer):
@@ -49,7 +44,7 @@ class OpenBao(TlsServer):
         self.end_leftover()
         shutil.rmtree(self.folder / "raft", ignore_errors=True)
 
-    def rotate_audit_log(self, limit_bytes: int = _AUDIT_LIMIT_BYTES) -> bool:
+    def rotate_audit_log(self, limit_bytes: int = 32 << 20) -> bool:
         """Move an audit log over `limit_bytes` aside, and return whether it was moved. The server refuses every request
         when it cannot write its audit log, as on a full disk."""
         file = self.folder / "audit.log"
@@ -61,22 +56,20 @@ class OpenBao(TlsServer):
         return True
 
     def _configure(self, port: int) -> Sequence[str]:
-        program = binaries.openbao()
+        command = [str(binaries.openbao()), "server", "-config", str(self.folder / "openbao.hcl")]
         (self.folder / "raft").mkdir(exist_ok=True, mode=0o700)
         self._check_seal_key()
         self.rotate_audit_log()
-        config = self.folder / "openbao.hcl"
         cluster_port = self.ports.choose("openbao-cluster")
         tls = "tls_disable = true"
         if self.tls:
             self.tls.prepare()
             server_file = json.dumps(os.path.relpath(self.tls.files("vault").server_file, self.data_dir))
             tls = f"tls_cert_file = {server_file}\n  tls_key_file = {server_file}"
-        template = Template(_CONFIG.read_text("ascii"))
+        template = Template(Path(__file__).with_name("openbao.hcl").read_text("ascii"))
         text = template.substitute(port=port, cluster_port=cluster_port, scheme=self._scheme, tls=tls)
-        config.write_text(text, "utf-8")
-        config.chmod(0o600)
-        return [str(program), "server", "-config", str(config)]
+        write_private(self.folder / "openbao.hcl", text)
+        return command
 
     def _environment(self) -> Mapping[str, str]:
         # The only way to tell the database engine which CA to trust.
@@ -89,12 +82,12 @@ class OpenBao(TlsServer):
             if any((self.folder / "raft").iterdir()):
                 what = f"the seal key {file} is missing, and without it the data beside it cannot be read"
                 raise ServerNotStarted(what, hint="Put the key back from a backup, or start with another --data-dir.")
-            replace_file(file, secrets.token_bytes(_KEY_BYTES), mode=0o600)
+            replace_file(file, secrets.token_bytes(32), mode=0o600)
         # The server itself accepts a key file that anybody can read.
-        if stat.S_IMODE(file.stat().st_mode) & 0o077:
-            what = f"the seal key {file} can be read by others (mode {stat.S_IMODE(file.stat().st_mode):04o})"
+        if (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
+            what = f"the seal key {file} can be read by others (mode {mode:04o})"
             raise ServerNotStarted(what, hint=f"Run: chmod 600 {file}")
 
     def _is_ready(self) -> bool:
-        status, _ = get(self.port, "/v1/sys/health", tls=self.tls, timeout_s=_HTTP_TIMEOUT_S)
+        status, _ = get(self.port, "/v1/sys/health", tls=self.tls, timeout_s=5.0)
         return status in (200, 501)  # active, or not initialised; 429 and 503 become one of them

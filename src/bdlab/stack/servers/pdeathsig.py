@@ -10,13 +10,10 @@ import ctypes
 import os
 import sys
 
-_PR_SET_PDEATHSIG = 1
-_PARENT_ENDED = 125
-
 if __name__ == "__main__":
     parent, signal_number, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+    ctypes.CDLL(None).prctl(1, signal_number, 0, 0, 0)  # PR_SET_PDEATHSIG
     # The parent may have ended before that.
     if os.getppid() != parent:
-        sys.exit(_PARENT_ENDED)
+        sys.exit(125)
     os.execvp(program[0], program)  # noqa: S606 - an argument list, no shell

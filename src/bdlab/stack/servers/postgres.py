@@ -1,6 +1,5 @@
-"""Postgres as a local server: SCRAM for every connection, on loopback and a Unix socket.
-
-Root's privileges are dropped for it, as it refuses to run as root."""
+"""Postgres as a local server: SCRAM for every connection, on loopback and a Unix socket. Root's privileges are dropped
+for it, as it refuses to run as root."""
 
 import contextlib
 import functools
@@ -19,19 +18,14 @@ from bdlab.settings import PostgresSettings, Secret, SslMode
 from bdlab.stack.folder import DataFolder
 from bdlab.stack.servers import binaries
 from bdlab.stack.servers.process import end, run_to_end
-from bdlab.stack.servers.server import base_environment
 from bdlab.stack.tls import TlsFolder, TlsServer
 
 _NOBODY = 65534
-_TRIAL_TIMEOUT_S = 10.0
-
 #: In a user namespace of its own the server sees itself as user 1000; outside, the files stay root's.
 _NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
 
 #: Containers may forbid new namespaces. Then it runs as the user nobody.
 _NOBODY_COMMAND = ("setpriv", *binaries.options("setpriv.options"), "--")
-_INITDB_TIMEOUT_S = 120.0
-_KILL_WAIT_S = 5.0
 #: The longest path of a Unix socket, without the name of the socket in its folder.
 _SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
 
@@ -46,11 +40,8 @@ def drop_prefix(data: Path) -> Sequence[str]:
         return _NAMESPACE
     if (belongs_to_nobody or not data.exists()) and _works(_NOBODY_COMMAND):
         return _NOBODY_COMMAND
-    raise ServerNotStarted(
-        "Postgres refuses to run as root, and this machine allows neither a user namespace (unshare) nor a "
-        "change of user (setpriv)",
-        hint="Run bdlab as an ordinary user.",
-    )
+    why = "this machine allows neither a user namespace (unshare) nor a change of user (setpriv)"
+    raise ServerNotStarted(f"Postgres refuses to run as root, and {why}", hint="Run bdlab as an ordinary user.")
 
 
 def hand_over(folder: Path, prefix: Sequence[str]) -> None:
@@ -62,10 +53,9 @@ def hand_over(folder: Path, prefix: Sequence[str]) -> None:
 @functools.cache
 def _works(command: tuple[str, ...]) -> bool:
     try:
-        trial = run_to_end("a trial", [*command, "true"], os.environ, Path("/"), timeout_s=_TRIAL_TIMEOUT_S)
+        return run_to_end("a trial", [*command, "true"], os.environ, Path("/"), timeout_s=10.0).returncode == 0
     except ServerNotStarted:
         return False
-    return trial.returncode == 0
 
 
 class Postgres(TlsServer):
@@ -80,7 +70,8 @@ class Postgres(TlsServer):
 
     def __init__(self, data_dir: Path, *, tls: TlsFolder | None = None) -> None:
         super().__init__(data_dir, tls=tls)
-        self._password_file = self.folder / "admin_password"
+        #: There until the set-up of Vault is done.
+        self.password_file = self.folder / "admin_password"
         self._data = self.folder / "data"
         self._on_tcp = True
 
@@ -102,45 +93,37 @@ class Postgres(TlsServer):
 
     @property
     def socket_dir(self) -> Path | None:
-        """The folder of its Unix socket; None with TLS, and if the path is too long or has a comma, at which
-        clients would split it."""
-        if self.tls:
-            return None
+        """The folder of its Unix socket; None with TLS, and for a path that is too long or that clients would split."""
         folder = self.folder / "socket"
-        usable = len(os.fsencode(folder)) <= _SOCKET_DIR_LIMIT and "," not in str(folder)
+        usable = not self.tls and len(os.fsencode(folder)) <= _SOCKET_DIR_LIMIT and "," not in str(folder)
         return folder if usable else None
 
     @property
     def admin_password(self) -> Secret:
         """Raises ServerNotStarted before the first start, and after `forget_admin_password`."""
         try:
-            return Secret(self._password_file.read_text("ascii"))
+            return Secret(self.password_file.read_text("ascii"))
         except FileNotFoundError:
             raise ServerNotStarted("the password of Postgres' administrator is not kept any more") from None
 
     def forget_admin_password(self) -> None:
-        self._password_file.unlink(missing_ok=True)
-
-    @property
-    def knows_admin_password(self) -> bool:
-        return self._password_file.exists()
+        self.password_file.unlink(missing_ok=True)
 
     @property
     def untouched(self) -> bool:
         """Whether no set-up of Vault has ended with it, so that nothing is stored yet."""
-        return self.knows_admin_password or not self._data.exists()
+        return self.password_file.exists() or not self._data.exists()
 
     def _choose_port(self) -> int:
         """Return the port of the first start, by which Vault knows it; the socket's name has it too. If another program
         has taken it, the server listens on its socket only."""
-        kept = self.ports.kept(self.name)
-        self._on_tcp = True
-        if kept is None or not self._data.exists() or self.ports.reserve(kept):
+        kept = self.ports.kept.get(self.name)
+        self._on_tcp = kept is None or not self._data.exists() or self.ports.reserve(kept)
+        if kept is None or self._on_tcp:
             return super()._choose_port()
         if self.socket_dir is None:
             what = f"another program has taken port {kept}, by which the data in {self.data_dir} is known"
             raise ServerNotStarted(what, hint=f"See which (ss -ltnp 'sport = :{kept}') and end it, then try again.")
-        self._on_tcp = False
         return kept
 
     def _configure(self, port: int) -> Sequence[str]:
@@ -164,13 +147,12 @@ class Postgres(TlsServer):
             self.tls.prepare()
             server_file = str(self.tls.files("postgres").server_file)
             options |= {"ssl": "on", "ssl_cert_file": server_file, "ssl_key_file": server_file}
-        arguments = [*prefix, str(installation / "bin" / "postgres"), "-D", str(self._data)]
-        for option in (*binaries.options("postgres.options"), *(f"{name}={value}" for name, value in options.items())):
-            arguments += ["-c", option]
-        return arguments
+        given = (*binaries.options("postgres.options"), *(f"{name}={value}" for name, value in options.items()))
+        program = str(installation / "bin" / "postgres")
+        return [*prefix, program, "-D", str(self._data), *(word for option in given for word in ("-c", option))]
 
     def _environment(self) -> Mapping[str, str]:
-        return base_environment() | {"LD_LIBRARY_PATH": str(binaries.postgres() / "lib")}
+        return {**super()._environment(), "LD_LIBRARY_PATH": str(binaries.postgres() / "lib")}
 
     def _is_ready(self) -> bool:
         # The postmaster says so in its lock file. A probe of the port could reach another server.
@@ -180,29 +162,25 @@ class Postgres(TlsServer):
     def _initialise(self, installation: Path, prefix: Sequence[str]) -> None:
         """Make the data folder under another name and rename it: a killed run leaves nothing incomplete."""
         new = self.folder / "data.new"
-        if new.exists():
-            shutil.rmtree(new)
+        shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         hand_over(new, prefix)
         password = secrets.token_urlsafe(24)
-        write_private(self._password_file, password)
+        write_private(self.password_file, password)
         reader, writer = os.pipe()
         os.write(writer, password.encode() + b"\n")
         os.close(writer)
         program = installation / "bin" / "initdb"
         options = [f"--pgdata={new}", f"--username={self.admin_user}", f"--pwfile=/dev/fd/{reader}"]
         command = [*prefix, str(program), *options, *binaries.options("initdb.options")]
-        environment, limit_s = self._environment(), _INITDB_TIMEOUT_S
         try:
-            outcome = run_to_end("initdb", command, environment, self.data_dir, timeout_s=limit_s, pass_fds=(reader,))
+            outcome = run_to_end("initdb", command, self._environment(), self.data_dir, timeout_s=120.0, fds=(reader,))
         finally:
             os.close(reader)
         if outcome.returncode != 0:
-            raise ServerNotStarted(
-                f"initdb failed: {outcome.stderr.decode('utf-8', 'replace').strip()}",
-                hint=f"If it finds no postgres, this machine lacks a shared library, which is named by: "
-                f"LD_LIBRARY_PATH={installation / 'lib'} ldd {program.with_name('postgres')}",
-            )
+            look = f"LD_LIBRARY_PATH={installation / 'lib'} ldd {program.with_name('postgres')}"
+            hint = f"If it finds no postgres, this machine lacks a shared library, which is named by: {look}"
+            raise ServerNotStarted(f"initdb failed: {outcome.stderr.decode('utf-8', 'replace').strip()}", hint=hint)
         new.rename(self._data)
 
     def _lock_lines(self) -> list[str]:
@@ -214,19 +192,15 @@ class Postgres(TlsServer):
         """Remove the lock files of a postmaster that was killed, after ending its children. The lock would stop a new
         server if the process id is now another program's. A child in a long statement would go on writing beside the
         new server."""
-        lines = self._lock_lines()
-        left = [pid for pid in DataFolder(self._data).processes() if _is_postgres(pid)]
+        lines, left = self._lock_lines(), []
+        for pid in DataFolder(self._data).processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text("utf-8", "replace") == "postgres\n":  # not a shell in its folder
+                    left.append(pid)
         if lines and lines[0] in map(str, left):
             what = f"another postgres (process {lines[0]}) runs on {self._data}"
             raise ServerNotStarted(what, hint="Stop it, or use another --data-dir.")
         for pid in left:
-            end(self.name, pid, (signal.SIGKILL, _KILL_WAIT_S))
+            end(self.name, pid, (signal.SIGKILL, 5.0))
         for lock in (self._data / "postmaster.pid", *(self.folder / "socket").glob("*.lock")):
             lock.unlink(missing_ok=True)
-
-
-def _is_postgres(pid: int) -> bool:
-    """Return whether the process is a postgres, and not, for example, a shell in its folder."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace") == "postgres\n"
-    return False

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, cast
+from typing import Any
 
 import structlog
 
@@ -22,10 +22,7 @@ from bdlab.errors import ServerNotStarted, StackError, StartInterrupted
 from bdlab.files import replace_file
 from bdlab.retry import tries
 
-_PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
-_LOG_LIMIT_BYTES = 10 << 20
 _KILL_WAIT_S = 5.0
-_LEFTOVER_WAIT_S = 10.0
 _POLL_S = 0.02
 
 log = structlog.get_logger()
@@ -52,26 +49,20 @@ def start_mark(pid: int) -> str:
 
 def with_pdeathsig(arguments: Sequence[str], death_signal: signal.Signals = signal.SIGKILL) -> list[str]:
     """Return a command line whose program gets `death_signal` when the thread that starts it ends."""
-    launcher = [sys.executable, "-I", "-S", str(_PDEATHSIG), str(os.getpid()), str(int(death_signal))]
-    return [*launcher, *arguments]
+    script = str(Path(__file__).with_name("pdeathsig.py"))
+    return [sys.executable, "-I", "-S", script, str(os.getpid()), str(int(death_signal)), *arguments]
 
 
 def run_to_end(
-    what: str,
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    folder: Path,
-    *,
-    timeout_s: float,
-    pass_fds: Sequence[int] = (),
+    what: str, argv: Sequence[str], env: Mapping[str, str], folder: Path, *, timeout_s: float, fds: Sequence[int] = ()
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program in `folder` until it ends. Raises ServerNotStarted after `timeout_s` seconds."""
+    """Run a program in `folder` until it ends; it inherits `fds`. Raises ServerNotStarted after `timeout_s` seconds."""
     try:
         return subprocess.run(
-            with_pdeathsig(command),
+            with_pdeathsig(argv),
             cwd=folder,
-            env=dict(environment),
-            pass_fds=pass_fds,
+            env=dict(env),
+            pass_fds=fds,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,
@@ -82,12 +73,9 @@ def run_to_end(
 
 
 class Process:
-    """A program that works in `data_dir`, with its log in `logs/<name>.log` there.
-
-    `run/<name>.json` has its pid and start mark, for a later run to find it.
-
-    `stop_signal` asks it to end; `death_signal` is what it gets when this process dies. With an `output_file`,
-    truncated at each start, its standard output goes there and only the rest to the log."""
+    """A program that works in `data_dir`, with its log in `logs/<name>.log` there, and its pid and start mark in
+    `run/<name>.json`, for a later run to find it. `stop_signal` asks it to end; `death_signal` is what it gets when
+    this process dies. With an `output_file`, truncated at each start, its standard output goes there."""
 
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
@@ -116,32 +104,23 @@ class Process:
         return self._popen.poll() if self._popen else None
 
     def spawn(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it, after ending what a killed run has left under this name. `environment` is all that the child sees.
-        Raises ServerNotStarted."""
+        """Start it with this environment alone, after ending what a killed run left. Raises ServerNotStarted."""
         self.end_leftover()
         command = with_pdeathsig(arguments, self.death_signal)
-
-        def start(output: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                cwd=self.data_dir,
-                env=dict(environment),
-                # A Ctrl-C in the terminal is for the parent, which stops its children in order.
-                start_new_session=True,
-            )
-
+        private = functools.partial(os.open, mode=0o600)
+        # A Ctrl-C in the terminal is for the parent, which stops its children in order: hence a session of its own.
+        how: dict[str, Any] = {"cwd": self.data_dir, "env": dict(environment), "start_new_session": True}
         try:
             for place in (self.log_file.parent, self._record_file.parent):
                 place.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.trim_log()
             with contextlib.ExitStack() as files:
-                errors = files.enter_context(_private(self.log_file, "ab"))
+                output = errors = files.enter_context(open(self.log_file, "ab", opener=private))
                 self._log_begins = errors.tell()
-                output = files.enter_context(_private(self._output_file, "wb")) if self._output_file else errors
-                self._popen = _spawner().submit(start, output, errors).result()
+                if self._output_file:
+                    output = files.enter_context(open(self._output_file, "wb", opener=private))
+                how |= {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors}
+                self._popen = _spawner().submit(lambda: subprocess.Popen(command, **how)).result()
             record = {"pid": self._popen.pid, "start_mark": start_mark(self._popen.pid)}
             replace_file(self._record_file, json.dumps(record).encode())
         except OSError as error:
@@ -164,10 +143,8 @@ class Process:
 
     def wait(self, timeout_s: float) -> int | None:
         """Return the exit status, None if it still runs after `timeout_s` seconds."""
-        if self._popen is None:
-            return None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._popen.wait(timeout_s)
+            return self._popen.wait(timeout_s) if self._popen else None
         return None
 
     def tail(self, lines: int = 5) -> str:
@@ -175,8 +152,7 @@ class Process:
         return tail(self.log_file, lines, self._log_begins)
 
     def end_leftover(self) -> None:
-        """End the process that a killed run left behind. A process is only touched if id, boot and start time are those
-        of the record."""
+        """End what a killed run left behind, but only a process whose id, boot and start time are as recorded."""
         try:
             record = json.loads(self._record_file.read_text("utf-8"))
             pid, mark = int(record["pid"]), str(record["start_mark"])
@@ -184,10 +160,10 @@ class Process:
             return
         if mark and start_mark(pid) == mark and not self.running:
             log.warning("ending a leftover of a killed run", child=self.name, pid=pid)
-            end(self.name, pid, (self.stop_signal, _LEFTOVER_WAIT_S), (signal.SIGKILL, _KILL_WAIT_S))
+            end(self.name, pid, (self.stop_signal, 10.0), (signal.SIGKILL, _KILL_WAIT_S))
         self._record_file.unlink(missing_ok=True)
 
-    def trim_log(self, limit_bytes: int = _LOG_LIMIT_BYTES) -> None:
+    def trim_log(self, limit_bytes: int = 10 << 20) -> None:
         """Copy a log over `limit_bytes` aside and empty it; the child, which appends, goes on."""
         with contextlib.suppress(FileNotFoundError):
             if self.log_file.stat().st_size > limit_bytes:
@@ -197,8 +173,7 @@ class Process:
 
 
 def tail(file: Path, lines: int, begin: int = 0) -> str:
-    """Return the last lines of a text file from the byte `begin`, without a stack trace's frames; "" if there is no
-    file."""
+    """Return a text file's last lines from the byte `begin` on, without a stack trace's frames; "" without a file."""
     try:
         with file.open("rb") as handle:
             handle.seek(max(begin, handle.seek(0, os.SEEK_END) - 16_384))
@@ -218,14 +193,8 @@ def describe_exit(status: int | None) -> str:
     return f"exit code {status}"
 
 
-def _private(file: Path, mode: str) -> IO[bytes]:
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "ab" else os.O_TRUNC)
-    return cast("IO[bytes]", os.fdopen(os.open(file, flags, 0o600), mode))
-
-
 def end(name: str, pid: int, *steps: tuple[signal.Signals, float]) -> None:
-    """End a process that an earlier run of `name` left: send each signal in turn, and wait so many seconds. Raises
-    ServerNotStarted if it does not end."""
+    """Send each signal to a process that `name` left, and wait so many seconds. Raises ServerNotStarted if it stays."""
     mark = start_mark(pid)
     for number, wait_s in steps:
         deadline = time.monotonic() + wait_s
@@ -242,17 +211,16 @@ class ManagedProcess(Process, ABC):
     """A server or a service: one child process, started until it is ready."""
 
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
-        """Start it, unless it runs, and wait until it is ready, at most `timeout_s` seconds. If it is not ready in
-        time, it is stopped again. Raises ServerNotStarted, with the end of its log, and StartInterrupted if `stop` was
-        set."""
+        """Start it, unless it runs, and wait until it is ready. If it is not after `timeout_s` seconds, it is stopped.
+        Raises ServerNotStarted, with the end of its log, and StartInterrupted if `stop` was set."""
         if self.running:
             return
         began = time.monotonic()
+        hint = f"Its whole log is {self.log_file}."
         try:
             arguments = self._prepare()
         except OSError as error:
             raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
-        hint = f"Its whole log is {self.log_file}."
         self.spawn(arguments, self._environment())
         try:
             left_s = timeout_s - (time.monotonic() - began)

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
+import msgspec
+
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import ServerNotStarted
 from bdlab.files import replace_file
@@ -21,23 +23,11 @@ from bdlab.stack.servers.process import ManagedProcess
 # Below the ports of outgoing connections (Linux: from 32768 on), so that none of those takes a port between
 # its choice and its use.
 _FIRST, _LAST = 20_000, 32_000
-_ATTEMPTS = 200
 
 
-def _is_free(port: int) -> bool:
-    """Return whether a server could listen there now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
+def is_listening(port: int) -> bool:
     """Return whether something on 127.0.0.1 accepts a connection."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=timeout_s):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
         return True
     return False
 
@@ -57,9 +47,8 @@ class _Reservation:
 
 #: This process's, by port; the registries keep them alive.
 _reservations: weakref.WeakValueDictionary[int, _Reservation] = weakref.WeakValueDictionary()
-_reserving = threading.Lock()
 #: Servers that are started at the same time write the same file.
-_writing = threading.Lock()
+_choosing = threading.RLock()
 
 
 class PortRegistry:
@@ -75,8 +64,8 @@ class PortRegistry:
         if wanted is not None and not self.reserve(wanted):
             what = f"port {wanted} for {name} is in use by another program"
             raise ServerNotStarted(what, hint="Leave the port out to have a free one chosen.")
-        with _writing:
-            kept = self._read()
+        with _choosing:
+            kept = self.kept
             port = wanted or kept.get(name) or preferred
             if port is None or not (port == wanted or self.reserve(port)):
                 port = self.choose_new(*kept.values())
@@ -87,7 +76,7 @@ class PortRegistry:
 
     def choose_new(self, *excluded: int | None) -> int:
         """Return a free port that is none of `excluded`. Raises ServerNotStarted if there is none."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(200):
             port = random.randint(_FIRST, _LAST)  # noqa: S311 - no secret
             if port not in excluded and self.reserve(port):
                 return port
@@ -95,32 +84,25 @@ class PortRegistry:
 
     def reserve(self, port: int) -> bool:
         """Reserve the port for this folder; return False if another one has it or a program listens there."""
-        with _reserving:
-            found = _reservations.get(port)
-            if found is None:
-                try:
-                    found = _Reservation(port, self._file)
-                except OSError:
-                    return False
-            if found.owner != self._file or not _is_free(port):
-                return False
-            self._reserved[port] = _reservations[port] = found
-            return True
+        with _choosing, contextlib.suppress(OSError), socket.socket() as probe:
+            found = _reservations.get(port) or _Reservation(port, self._file)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            if found.owner == self._file:
+                self._reserved[port] = _reservations[port] = found
+                return True
+        return False
 
-    def kept(self, name: str) -> int | None:
-        """Return the port that `name` was given before."""
-        return self._read().get(name)
-
-    def _read(self) -> dict[str, int]:
-        try:
-            return {str(name): int(port) for name, port in json.loads(self._file.read_text("utf-8")).items()}
-        except (OSError, ValueError, AttributeError):
-            return {}
+    @property
+    def kept(self) -> dict[str, int]:
+        """The ports that were given before, by name."""
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode(self._file.read_bytes(), type=dict[str, int])
+        return {}
 
 
 class Server(ManagedProcess):
-    """A server with its data in `<data_dir>/<name>`, its log in `<data_dir>/logs`, its port in `<data_dir>/ports.json`.
-    Construction does no I/O; `start` or `with` does."""
+    """A server with its data in `<data_dir>/<name>` and its port in `<data_dir>/ports.json`. `with` starts it."""
 
     name: str
 
@@ -161,8 +143,9 @@ class Server(ManagedProcess):
         """Write what the server reads from disk, and return its command line."""
 
     def _environment(self) -> Mapping[str, str]:
-        """Return the child's whole environment: nothing configures a server by accident, and no secret."""
-        return base_environment()
+        """Return the few variables that any program needs: nothing configures a server by accident, and no secret."""
+        kept = {name: os.environ[name] for name in ("HOME", "PATH", "TZ", "TMPDIR") if name in os.environ}
+        return {"PATH": os.defpath, "LC_ALL": "C.UTF-8", **kept}
 
 
 class Broker(Server):
@@ -171,13 +154,11 @@ class Broker(Server):
     #: Whether the log outlives the process. Otherwise each start is a new incarnation of the log, with
     #: another `cluster_id` at another address.
     keeps_log: ClassVar[bool]
-
+    #: The files that must be there before it starts; None for an unsecured broker.
     certificates: CertificateFiles | None = None
-    """The files that must be there before it starts; None for an unsecured broker."""
 
     @property
     def bootstrap_servers(self) -> str:
-        """The address for clients."""
         return f"127.0.0.1:{self.port}"
 
     @property
@@ -192,21 +173,14 @@ class Broker(Server):
 
     @property
     def security_protocol(self) -> str:
-        return "PLAINTEXT"
+        return "SASL_SSL" if self.certificates else "PLAINTEXT"
 
     @property
-    def client_environment(self) -> Mapping[str, str]:
-        """How clients reach it, as `BDLAB_KAFKA_...` variables for the first set-up."""
-        return {
-            "BDLAB_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
-            "BDLAB_KAFKA_SECURITY_PROTOCOL": self.security_protocol,
-        }
+    def client_environment(self) -> dict[str, str]:
+        """How clients reach it, as `BDLAB_KAFKA_...` variables for the first set-up; Vault signs its certificate."""
+        address = {"BDLAB_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers}
+        authority = {"BDLAB_KAFKA_CA_FILE": "vault"} if self.certificates else {}
+        return {**address, "BDLAB_KAFKA_SECURITY_PROTOCOL": self.security_protocol, **authority}
 
     def prepare(self) -> None:
         """Do before the start what takes time and needs no other server."""
-
-
-def base_environment() -> dict[str, str]:
-    """Return the few variables that any program needs."""
-    kept = {name: os.environ[name] for name in ("HOME", "PATH", "TZ", "TMPDIR") if name in os.environ}
-    return {"PATH": os.defpath, "LC_ALL": "C.UTF-8", **kept}
