@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bdlab.certificates import BROKER_TTL_S, CertificateFiles
-from bdlab.credentials import Certificate, KafkaLogin
+from bdlab.credentials import Certificate, FeedbackTopic, KafkaLogin
 from bdlab.errors import BrokerError
 from bdlab.events import Position
 from bdlab.kafka.admin import Admin
@@ -166,6 +166,8 @@ def secured(kafka: RealKafka, authority: Authority) -> Iterator[SecuredKafka]:
     with running(kafka):
         admin = authority.admin_login(kafka)
         with Admin(StaticCredentials(kafka=admin), timeout_s=30) as topics:
+            topics.ensure_topic()
+        with Admin(FeedbackTopic(StaticCredentials(kafka=admin)), timeout_s=30) as topics:
             topics.ensure_topic()
         users = {
             service: [authority.login(kafka, f"bdlab-{service}-{which}") for which in "ab"] for service in SERVICES

@@ -25,7 +25,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from bdlab.credentials import ADMIN_NAME, Certificate, KafkaLogin
+from bdlab.credentials import ADMIN_NAME, Certificate, FeedbackTopic, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from bdlab.events import Position
 from bdlab.kafka.admin import Admin
@@ -48,9 +48,16 @@ from tests.static_credentials import StaticCredentials
 ALLOWED = {
     "serve": {"describe topic", "write topic"},
     "predict": {"describe topic", "write topic"},
+    "feedback": set[str](),
     "dlq": {"describe topic", "write topic"},
     "consume": {"describe topic", "read topic", "join group", "commit offsets", "describe group"},
     "verify": {"describe topic", "read topic", "describe group"},
+    "status": {"describe topic", "read topic", "describe group", "describe cluster"},
+}
+#: The same with the topic of the feedback, and its group.
+OF_FEEDBACK = ALLOWED | {
+    "feedback": {"describe topic", "write topic"},
+    "predict": set[str](),
     "status": {"describe topic", "read topic", "describe group", "describe cluster"},
 }
 API_VERSIONS_REQUEST = bytes.fromhex("0012 0000 00000001 0004 74657374".replace(" ", ""))
@@ -59,7 +66,9 @@ API_VERSIONS_REQUEST = bytes.fromhex("0012 0000 00000001 0004 74657374".replace(
 @pytest.fixture(scope="module")
 def kafka(secured_kafka: SecuredKafka) -> SecuredKafka:
     # The group is there, so that to describe or delete it can only be refused for want of an ACL.
-    assert OPERATIONS["commit offsets"](target(secured_kafka.login("consume")))
+    consume = StaticCredentials(kafka=secured_kafka.login("consume"))
+    for credentials in (consume, FeedbackTopic(consume)):
+        assert OPERATIONS["commit offsets"](target(credentials.kafka()))
     return secured_kafka
 
 
@@ -78,9 +87,14 @@ def changed(login: KafkaLogin, **settings: str) -> KafkaLogin:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_may_do_what_it_needs_and_nothing_else(kafka: SecuredKafka, service: str, operation: str) -> None:
-    allowed = OPERATIONS[operation](target(kafka.login(service)))
-    assert allowed is (operation in ALLOWED[service])
+@pytest.mark.parametrize("kind", ["predictions", "feedback"])
+def test_a_service_may_do_what_it_needs_and_nothing_else(
+    kafka: SecuredKafka, service: str, operation: str, kind: str
+) -> None:
+    credentials = StaticCredentials(kafka=kafka.login(service))
+    login = (FeedbackTopic(credentials) if kind == "feedback" else credentials).kafka()
+    allowed = OPERATIONS[operation](target(login))
+    assert allowed is (operation in (OF_FEEDBACK if kind == "feedback" else ALLOWED)[service])
 
 
 @pytest.mark.parametrize("service", SERVICES)
