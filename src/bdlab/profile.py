@@ -59,13 +59,10 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             return "null"
         if self.values:
             return self.values[place] if place < len(self.values) else "(other)"
-        unit = " characters" if self.length else ""
-        low, high = (
-            f"{edge:g}" for edge in (self.edges[max(place - 1, 0)], self.edges[min(place, len(self.edges) - 1)])
-        )
-        if 0 < place < len(self.edges):
-            return f"{low} to {high}{unit}"
-        return f"from {low}{unit}" if place else f"below {high}{unit}"
+        low = f"{self.edges[place - 1]:g}" if place else ""
+        high = f"{self.edges[place]:g}" if place < len(self.edges) else ""
+        words = f"{low} to {high}" if low and high else f"from {low}" if low else f"below {high}"
+        return words + " characters" * self.length
 
     def psi(self, counts: Mapping[int, int]) -> float:
         """Return the population stability index of a field that has so many values in each bin."""
@@ -89,21 +86,15 @@ def distribution_of(field: Field, found: Sequence[Any]) -> Distribution:
     """Return the distribution of a field's values, of which at least one is not None. An enum and a boolean have their
     values, as has a text of few; all else has the deciles of its numbers, or of its length."""
     there = [value for value in found if value is not None]
-    values: Sequence[str] = ("false", "true") if field.kind == "boolean" else field.choices
-    edges: tuple[float, ...] = ()
-    if field.is_text and (different := sorted({*there})) and len(different) <= _MOST_VALUES:
-        values = different if len(there) >= _ROWS_A_VALUE * len(different) else ()
-    if not values:
-        edges = _edges(sorted(map(_number, there)))
-    empty = Distribution(
-        shares=(0.0,) * (len(edges or values) + 1),
-        edges=edges,
-        values=tuple(values),
-        length=field.is_text and bool(edges),
-    )
+    values = ("false", "true") if field.kind == "boolean" else field.choices
+    if field.is_text and len(different := sorted({*there})) <= min(_MOST_VALUES, len(there) // _ROWS_A_VALUE):
+        values = tuple(different)
+    edges = () if values else _edges(sorted(map(_number, there)))
+    shares = (0.0,) * (len(edges or values) + 1)
+    empty = Distribution(shares=shares, edges=edges, values=values, length=field.is_text and not values)
     counts = Counter(map(empty.bin_of, found))
-    nulls, *shares = (round(counts[place] / len(found), 6) for place in range(NULL, len(empty.shares)))
-    return msgspec.structs.replace(empty, shares=tuple(shares), nulls=nulls)
+    nulls, *full = (round(counts[place] / len(found), 6) for place in range(NULL, len(shares)))
+    return msgspec.structs.replace(empty, shares=tuple(full), nulls=nulls)
 
 
 _KNOWN = Field(name="known_terms", column="known_terms", kind="number")
@@ -114,18 +105,14 @@ def profile_of(
 ) -> Profile:
     """Return the profile of those `fields` whose `columns` are given and hold a value, and that can drift: moments do
     by themselves."""
-    able = [field for field in fields if field.kind not in ("date-time", "object")]
-    found = {field: columns[field.column] for field in able if any(map(_is_there, columns.get(field.column, ())))}
+    found = {field: columns.get(field.column, ()) for field in fields if field.kind not in ("date-time", "object")}
+    there = {field: values for field, values in found.items() if any(value is not None for value in values)}
     known = [share for share in known_terms if share is not None]
     return Profile(
-        rows=max(map(len, found.values())),
-        fields={field.name: distribution_of(field, values) for field, values in found.items()},
+        rows=max(map(len, there.values())),
+        fields={field.name: distribution_of(field, values) for field, values in there.items()},
         known_terms=distribution_of(_KNOWN, known) if known else None,
     )
-
-
-def _is_there(value: Any) -> bool:
-    return value is not None
 
 
 def _number(value: Any) -> float:
@@ -142,8 +129,6 @@ def _edges(numbers: Sequence[float]) -> tuple[float, ...]:
     if len(different) <= _BINS:
         return tuple(different[1:])
     cuts = Counter(numbers[len(numbers) * tenth // _BINS] for tenth in range(1, _BINS))
-    above = [
-        different[place] for cut in cuts if cuts[cut] > 1 and (place := bisect_right(different, cut)) < len(different)
-    ]
-    rounded = {float(f"{edge:.6g}") for edge in (*cuts, *above)}
+    heavy = [place for cut in cuts if cuts[cut] > 1 and (place := bisect_right(different, cut)) < len(different)]
+    rounded = {float(f"{edge:.6g}") for edge in (*cuts, *(different[place] for place in heavy))}
     return tuple(sorted(edge for edge in rounded if edge > different[0])) or (different[1],)

@@ -14,14 +14,10 @@ from bdlab.profile import NULL, Distribution, Profile
 MIN_ROWS = 200
 """Of fewer rows, here or in the profile, neither drift nor an error is an alarm."""
 
-MIN_SLICE = 30
-"""A slice with fewer right answers is not among the worst."""
-
 SAMPLED = 2000
 """So many inputs are scored to learn how many of their terms the model knows."""
 
-_WORST = 5
-_CALIBRATED = 10
+_MIN_SLICE, _WORST = 30, 5
 _CARD = ("mse", "mae", "error_rate", "log_loss", "accuracy")
 """Figures of a card's `validation.metrics`, as they are named there, or with the output and "_" before it."""
 
@@ -39,12 +35,12 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True):
     card: dict[str, float] = {}
 
     @property
-    def error(self) -> tuple[str, float | None]:
-        """The figure that --max-error is about, with its name."""
-        return ("error_rate", self.error_rate) if self.mse is None else ("mse", self.mse)
+    def error(self) -> float:
+        """The figure that --max-error is about."""
+        return self.error_rate or 0.0 if self.mse is None else self.mse
 
 
-class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
+class Calibrated(msgspec.Struct, frozen=True):
     """Known answers with a confidence of up to `upto`: how many, the mean of it, and the share that were right."""
 
     upto: float
@@ -53,8 +49,9 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
     right: float
 
 
-class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """A field beside the profile; `mean` is that of known terms. It is `judged` if both have enough rows."""
+class Drift(msgspec.Struct, frozen=True):
+    """A field beside the profile: each bin's share there and here. It is `judged` if both have enough rows; `mean` is
+    of the known terms alone."""
 
     psi: float
     rows: int
@@ -63,7 +60,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     mean: float | None = None
 
 
-class Slice(msgspec.Struct, frozen=True, kw_only=True):
+class Slice(msgspec.Struct, frozen=True):
     """The error over the `labelled` right answers of those `rows` that are in a bin of an input field."""
 
     field: str
@@ -73,7 +70,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     error: float
 
 
-class Version(msgspec.Struct, frozen=True, kw_only=True):
+class Version(msgspec.Struct, frozen=True):
     """A version's figures. `delay_s` is the median and the 95th percentile from prediction to feedback. `judged` is the
     output that slices and --max-error are about: the prediction, or what else feedback is of. `notes` say what is not
     known, and why."""
@@ -91,7 +88,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, frozen=True):
     """Each version's figures; `alarms` are what is past a limit, `unknown` the limits that nothing can be said of."""
 
     versions: list[Version]
@@ -101,9 +98,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def confident(contract: Contract) -> Field | None:
     """Return the output whose probability is the confidence: the prediction, if it is a class, else the first class."""
-    if all(field.name != CONFIDENCE for field in contract.outputs):
-        return None
-    return next((field for field in contract.truths if field.choices), None)
+    has_it = any(field.name == CONFIDENCE for field in contract.outputs)
+    return next((field for field in contract.truths if field.choices), None) if has_it else None
 
 
 def judge(  # noqa: PLR0917 - what one version is judged by
@@ -120,128 +116,94 @@ def judge(  # noqa: PLR0917 - what one version is judged by
 ) -> Version:
     """Return the figures of a version: `found` has its rows, labels and delay, `figures` the sums of each bin, as
     `postgres/quality.py` reads them. Without `sliced`, the worst slices of all inputs are returned."""
-    rows = list(figures)
-    places = [f"bin{number}" for number in range(len(bins))]
-    whole = next((row for row in rows if row["c"] is None and all(row[place] is None for place in places)), None)
-    errors = {} if whole is None else _errors(contract, whole, metrics)
-    judged = next((name for name in errors), None)
-    drift: dict[str, Drift] = {}
-    slices = []
-    for place, (field, bin_of) in zip(places, bins, strict=True):
-        counted = {row[place]: row for row in rows if row[place] is not None}
-        counts = {number: row["rows"] for number, row in counted.items()}
-        if profile and field.name in profile.fields and counts:
-            drift[field.name] = _drift(bin_of, counts, profile.rows, min_rows)
-        if judged and field in contract.inputs and (not sliced or field in sliced):
-            at = next(number for number, each in enumerate(contract.truths) if each.name == judged)
-            for number, row in counted.items():
-                labelled, error = row[f"n{at}"], row[f"mse{at}"] if row[f"mse{at}"] is not None else row[f"wrong{at}"]
-                if labelled >= (1 if sliced else MIN_SLICE):
-                    slices.append(
-                        Slice(
-                            field=field.name, bin=bin_of.label(number), rows=row["rows"], labelled=labelled, error=error
-                        )
-                    )
+    groups: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in figures:
+        name = next((name for name in row if name[:3] in ("bin", "c") and row[name] is not None), "")
+        groups.setdefault(name, {})[row[name] if name else 0] = row
+    errors = _errors(contract, groups[""][0], metrics) if groups else {}
+    at = next((number for number, field in enumerate(contract.truths) if field.name in errors), None)
+    drift, slices = {}, []
+    for number, (field, each) in enumerate(bins):
+        rows = groups.get(f"bin{number}", {})
+        if profile and field.name in profile.fields and rows:
+            counts = {place: row["rows"] for place, row in rows.items()}
+            drift[field.name] = _drift(each, counts, profile.rows, min_rows)
+        if at is not None and field in (sliced or contract.inputs):
+            for place, row in rows.items():
+                if row[f"n{at}"] >= (1 if sliced else _MIN_SLICE):
+                    error = row[f"wrong{at}"] if row[f"mse{at}"] is None else row[f"mse{at}"]
+                    slices.append(Slice(field.name, each.label(place), row["rows"], row[f"n{at}"], error))
     if profile and profile.known_terms and known_terms:
-        counts = Counter(map(profile.known_terms.bin_of, known_terms))
-        known = _drift(profile.known_terms, counts, profile.rows, min_rows)
+        known = _drift(
+            profile.known_terms, Counter(map(profile.known_terms.bin_of, known_terms)), profile.rows, min_rows
+        )
         drift["known_terms"] = msgspec.structs.replace(known, mean=math.fsum(known_terms) / len(known_terms))
-    slices.sort(key=lambda each: -each.error)
-    calibration = [
-        Calibrated(upto=(row["c"] + 1) / _CALIBRATED, rows=row["known"], confidence=row["sure"], right=row["hits"])
-        for row in sorted((row for row in rows if row["c"] is not None and row["known"]), key=lambda row: row["c"])
-    ]
+    tenths = [(place, row) for place, row in sorted(groups.get("c", {}).items()) if row["known"]]
+    calibration = [Calibrated((place + 1) / 10, row["known"], row["sure"], row["hits"]) for place, row in tenths]
     gaps = [each.rows * abs(each.confidence - each.right) for each in calibration]
+    slices.sort(key=lambda one: -one.error)
+    most = max((each.rows for each in errors.values()), default=0)
+    too_few = {
+        "its card has no profile: no drift can be told": profile is None,
+        f"its profile has fewer than {min_rows:,} rows: drift is no alarm": profile and profile.rows < min_rows,
+        f"it has fewer than {min_rows:,} rows: drift is no alarm": found["rows"] < min_rows,
+        f"{most:,} right answers are known, fewer than {min_rows:,}: its error is no alarm": most < min_rows,
+    }
     return Version(
-        model=found["model"],
-        rows=found["rows"],
-        labelled=found["labelled"],
-        delay_s=tuple(found["delay_s"]) if found["delay_s"] else None,
+        **{name: found[name] for name in ("model", "rows", "labelled")},
+        delay_s=found["delay_s"] and tuple(found["delay_s"]),
         errors=errors,
-        judged=judged,
+        judged=None if at is None else contract.truths[at].name,
         calibration=calibration,
         calibration_error=math.fsum(gaps) / sum(each.rows for each in calibration) if gaps else None,
         drift=drift,
         slices=slices if sliced else slices[:_WORST],
-        notes=[*notes, *_too_few(found, errors, drift, profile, min_rows)],
+        notes=[*notes, *(note for note, holds in too_few.items() if holds)],
     )
 
 
 def _errors(contract: Contract, whole: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Errors]:
-    found = {}
-    doubted = confident(contract)
+    found, doubted = {}, confident(contract)
     for number, field in enumerate(contract.truths):
-        if not (rows := whole[f"n{number}"]):
-            continue
         prefixes = [f"{field.name}_", *(["", "star_"] if field.name == PREDICTION else [])]
         names = [(name, each + name) for name in _CARD for each in prefixes]
         known = {name: float(metrics[full]) for name, full in names if metrics.get(full) is not None}
         if "accuracy" in known:
             known.setdefault("error_rate", 1 - known.pop("accuracy"))
-        found[field.name] = Errors(
-            rows=rows,
-            mse=whole[f"mse{number}"],
-            mae=whole[f"mae{number}"],
-            bias=whole[f"bias{number}"],
-            error_rate=whole[f"wrong{number}"],
-            log_loss=whole["log_loss"] if field == doubted else None,
-            card={name: round(value, 6) for name, value in known.items()},
-        )
+        if whole[f"n{number}"]:
+            found[field.name] = Errors(
+                rows=whole[f"n{number}"],
+                **{name: whole[f"{name}{number}"] for name in ("mse", "mae", "bias")},
+                error_rate=whole[f"wrong{number}"],
+                log_loss=whole["log_loss"] if field == doubted else None,
+                card={name: round(value, 6) for name, value in known.items()},
+            )
     return found
 
 
 def _drift(bins: Distribution, counts: Mapping[int, int], reference: int, min_rows: int) -> Drift:
-    total = sum(counts.values())
-    shares = {NULL: bins.nulls, **dict(enumerate(bins.shares))}
-    return Drift(
-        psi=bins.psi(counts),
-        rows=total,
-        judged=min(total, reference) >= min_rows,
-        shares={
-            bins.label(place): (share, counts.get(place, 0) / total)
-            for place, share in shares.items()
-            if share or counts.get(place)
-        },
-    )
+    total, then = sum(counts.values()), {NULL: bins.nulls, **dict(enumerate(bins.shares))}
+    shares = {bins.label(place): (share, counts.get(place, 0) / total) for place, share in then.items()}
+    return Drift(bins.psi(counts), total, min(total, reference) >= min_rows, shares)
 
 
-def _too_few(
-    found: Mapping[str, Any],
-    errors: Mapping[str, Errors],
-    drift: Mapping[str, Drift],
-    profile: Profile | None,
-    min_rows: int,
-) -> list[str]:
-    notes = [] if profile else ["its card has no profile: no drift can be told"]
-    if profile and profile.rows < min_rows:
-        notes.append(f"its profile is of {profile.rows:,} rows, fewer than {min_rows:,}: drift is no alarm")
-    if drift and found["rows"] < min_rows:
-        notes.append(f"it has {found['rows']:,} rows, fewer than {min_rows:,}: drift is no alarm")
-    most = max((each.rows for each in errors.values()), default=0)
-    if most < min_rows:
-        notes.append(f"{most:,} of its right answers are known, fewer than {min_rows:,}: its error is no alarm")
-    return notes
-
-
-def report_of(versions: Sequence[Version], *, max_psi: float | None, max_error: float | None, min_rows: int) -> Report:
+def report_of(versions: Sequence[Version], max_psi: float | None, max_error: float | None, min_rows: int) -> Report:
     """Return the report, with what is past the limits."""
+    drift = {
+        f"{one.model}: PSI of {name}": each.psi for one in versions for name, each in one.drift.items() if each.judged
+    }
+    errors = {
+        f"{one.model}: {'mse' if each.error_rate is None else 'error_rate'} of {name}": each.error
+        for one in versions
+        for name, each in one.errors.items()
+        if name == one.judged and each.rows >= min_rows
+    }
     alarms, unknown = [], []
-    judged = [(one, name, each) for one in versions for name, each in one.drift.items() if each.judged]
-    if max_psi is not None:
-        past = [each for each in judged if each[2].psi > max_psi]
-        alarms += [f"{one.model}: PSI of {name} is {each.psi:.3f}, above {max_psi:g}" for one, name, each in past]
-        unknown += [] if judged else ["--max-psi: no version has a profile and enough rows"]
-    if max_error is not None:
-        told = [(one, *one.errors[one.judged].error) for one in versions if one.judged]
-        enough = [
-            (one, name, error)
-            for one, name, error in told
-            if error is not None and one.judged and one.errors[one.judged].rows >= min_rows
-        ]
-        past_error = [each for each in enough if each[2] > max_error]
-        alarms += [
-            f"{one.model}: {name} of {one.judged} is {error:.4g}, above {max_error:g}"
-            for one, name, error in past_error
-        ]
-        unknown += [] if enough else ["--max-error: no version has enough feedback"]
-    return Report(versions=list(versions), alarms=alarms, unknown=unknown)
+    for option, limit, told, lacking in (
+        ("--max-psi", max_psi, drift, "a profile and enough rows"),
+        ("--max-error", max_error, errors, "enough feedback"),
+    ):
+        if limit is not None:
+            alarms += [f"{what} is {value:.4g}, above {limit:g}" for what, value in told.items() if value > limit]
+            unknown += [] if told else [f"{option}: no version has {lacking}"]
+    return Report([*versions], alarms, unknown)

@@ -130,7 +130,7 @@ class World:
 
     def compare(self, **more: Any) -> Comparison:
         with QualityReader(self.database.credentials("reader")) as reader:
-            return compare(reader, "m@1", "m@2", **more)
+            return compare(reader, ("m@1", "m@2"), asked(None, None, "real"), **more)
 
 
 @pytest.fixture
@@ -164,10 +164,10 @@ def test_errors_delay_and_slices_are_those_of_the_rows(houses: World) -> None:
     assert sum(each.rows for each in one.slices if each.labelled) == 80
     assert any("no profile" in note for note in found.notes)
 
-    report = quality.report_of([found], max_psi=None, max_error=1.9, min_rows=50)
+    report = quality.report_of([found], None, 1.9, 50)
     assert report.alarms == ["m@1: mse of prediction is 2, above 1.9"]
-    assert quality.report_of([found], max_psi=None, max_error=2.1, min_rows=50).alarms == []
-    few = quality.report_of([found], max_psi=0.2, max_error=1.9, min_rows=200)
+    assert quality.report_of([found], None, 2.1, 50).alarms == []
+    few = quality.report_of([found], 0.2, 1.9, 200)
     assert (few.alarms, len(few.unknown)) == ([], 2)
     assert len(houses.judge(source="all")) == 1
     assert houses.judge(source="all")[0].rows == 101
@@ -214,7 +214,7 @@ def test_a_field_that_drifted_alarms_and_the_others_do_not(houses: World) -> Non
     (found,) = houses.judge()
     assert set(found.drift) == {"area", "kind", "note", "a0", "prediction"}  # a moment moves by itself
     assert all(each.judged and each.psi < 0.05 for each in found.drift.values())
-    report = quality.report_of([found], max_psi=0.2, max_error=None, min_rows=200)
+    report = quality.report_of([found], 0.2, None, 200)
     assert (report.alarms, report.unknown) == ([], [])
 
     houses.predict(rows(1000, 65, 0.6), model="n@1")
@@ -223,7 +223,7 @@ def test_a_field_that_drifted_alarms_and_the_others_do_not(houses: World) -> Non
     assert found.drift["area"].psi > 1
     assert found.drift["note"].psi > 1
     assert max(found.drift[name].psi for name in ("kind", "a0", "prediction")) < 0.05
-    alarms = quality.report_of([found], max_psi=0.2, max_error=None, min_rows=200).alarms
+    alarms = quality.report_of([found], 0.2, None, 200).alarms
     assert [alarm.split(" is ")[0] for alarm in alarms] == ["n@1: PSI of area", "n@1: PSI of note"]
     # What the database counts in a bin is what the profile does.
     profile = houses.profile(rows(50, 50, 0.1))
@@ -241,7 +241,7 @@ def test_a_field_that_drifted_alarms_and_the_others_do_not(houses: World) -> Non
 
 def test_nothing_stored_is_told(houses: World) -> None:
     assert houses.judge() == []
-    report = quality.report_of([], max_psi=0.2, max_error=None, min_rows=200)
+    report = quality.report_of([], 0.2, None, 200)
     assert report.unknown == ["--max-psi: no version has a profile and enough rows"]
     with pytest.raises(BdlabError, match="nothing is stored of m@9"):
         houses.judge(model="m@9")

@@ -40,7 +40,7 @@ def quality(
     what = asked(since or moment("7d"), until, source, model=model or None, rescored=rescored)
     with reading(layers, "quality") as (reader, settings):
         versions = judge(reader, settings, what, sliced=slice or (), min_rows=min_rows)
-    report = report_of(versions, max_psi=max_psi, max_error=max_error, min_rows=min_rows)
+    report = report_of(versions, max_psi, max_error, min_rows)
     terminal.echo_json(report) if json else show(report)
     if textfile:
         write_gauges(report, textfile)

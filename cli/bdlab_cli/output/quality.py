@@ -119,39 +119,45 @@ def _span(seconds: float) -> str:
     return f"{seconds / unit:.1f} {name}"
 
 
+_GAUGES = {
+    "rows": "Predictions of a version, and of these the ones with feedback.",
+    "error": "The error of an output by feedback.",
+    "card_error": "The same in the version's card.",
+    "psi": "The population stability index of a field, if there are enough rows.",
+    "calibration_error": "The mean difference of confidence and the share that is right.",
+    "feedback_delay_seconds": "From prediction to feedback.",
+    "alarms": "How many figures are past the limits that were given.",
+    "unknown": "Of how many of the limits nothing can be said.",
+    "timestamp_seconds": "When these figures were made, in seconds since 1970.",
+}
+
+
 def write_gauges(report: Report, file: Path) -> None:
     """Replace a file for node_exporter's textfile collector by the figures of the report. Raises InvalidInput."""
-    registry = CollectorRegistry()
+    registry, gauges = CollectorRegistry(), dict[str, Gauge]()
 
-    def gauge(name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"bdlab_quality_{name}", text, labels, registry=registry)
+    def put(name: str, value: float | None, **labels: str) -> None:
+        if value is not None:
+            if name not in gauges:
+                gauges[name] = Gauge(f"bdlab_quality_{name}", _GAUGES[name], [*labels], registry=registry)
+            (gauges[name].labels(**labels) if labels else gauges[name]).set(value)
 
-    rows = gauge("rows", "Predictions of a version, and of these the ones with feedback.", "model", "kind")
-    error = gauge("error", "The error of an output by feedback.", "model", "output", "measure")
-    card = gauge("card_error", "The same in the version's card.", "model", "output", "measure")
-    psi = gauge("psi", "The population stability index of a field, if there are enough rows.", "model", "field")
-    gap = gauge("calibration_error", "The mean difference of confidence and the share that is right.", "model")
-    delay = gauge("feedback_delay_seconds", "From prediction to feedback.", "model", "quantile")
     for one in report.versions:
-        rows.labels(one.model, "predictions").set(one.rows)
-        rows.labels(one.model, "feedback").set(one.labelled)
+        put("rows", one.rows, model=one.model, kind="predictions")
+        put("rows", one.labelled, model=one.model, kind="feedback")
         for name, each in one.errors.items():
             for measure in _MEASURES:
-                if (value := getattr(each, measure)) is not None:
-                    error.labels(one.model, name, measure).set(value)
-                if measure in each.card:
-                    card.labels(one.model, name, measure).set(each.card[measure])
+                put("error", getattr(each, measure), model=one.model, output=name, measure=measure)
+                put("card_error", each.card.get(measure), model=one.model, output=name, measure=measure)
         for name, drift in one.drift.items():
-            if drift.judged:
-                psi.labels(one.model, name).set(drift.psi)
-        if one.calibration_error is not None:
-            gap.labels(one.model).set(one.calibration_error)
+            put("psi", drift.psi if drift.judged else None, model=one.model, field=name)
+        put("calibration_error", one.calibration_error, model=one.model)
         for quantile, seconds in zip(("0.5", "0.95"), one.delay_s or (), strict=False):
-            delay.labels(one.model, quantile).set(seconds)
-    gauge("alarms", "How many figures are past the limits that were given.").set(len(report.alarms))
-    gauge("unknown", "Of how many of the limits nothing can be said.").set(len(report.unknown))
-    gauge("timestamp_seconds", "When these figures were made, in seconds since 1970.").set(time.time())
+            put("feedback_delay_seconds", seconds, model=one.model, quantile=quantile)
+    put("alarms", len(report.alarms))
+    put("unknown", len(report.unknown))
+    put("timestamp_seconds", time.time())
     try:
         write_to_textfile(str(file), registry)
-    except OSError as error_:
-        raise InvalidInput(f"--textfile {file} cannot be written: {error_.strerror}") from error_
+    except OSError as error:
+        raise InvalidInput(f"--textfile {file} cannot be written: {error.strerror}") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -68,39 +67,31 @@ def judge(
 
 def compare(
     reader: QualityReader,
-    a: str,
-    b: str,
+    models: tuple[str, str],
+    what: Mapping[str, Any],
     *,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    source: str = "real",
     sliced: Sequence[str] = (),
     tolerance: float = 0.0,
     worst: int = 0,
 ) -> comparison.Comparison:
-    """Compare what two versions said to the same inputs. Raises InvalidInput, BdlabError if there are none."""
-    contract = reader.contract()
-    fields = _sliced(contract, sliced)
-    what = asked(since, until, source, model=a, other=b, rescored=None)
-    inputs = reader.sample(contract, what, quality.SAMPLED) if fields else []
-    bins = _bins(fields, inputs)
-    found = comparison.compare(
-        contract,
-        (a, b),
+    """Compare what two versions said to those inputs that `what` asks for. Raises InvalidInput, BdlabError if there are
+    none."""
+    contract, (a, b) = reader.contract(), models
+    fields, what = _sliced(contract, sliced), {**what, "model": a, "other": b, "rescored": None}
+    bins = _bins(fields, reader.sample(contract, what, quality.SAMPLED)) if fields else []
+    pairs, flips, spread = (
         reader.pairs(contract, what, bins),
-        bins=bins,
-        flips=reader.flips(contract, what),
-        spread=reader.spread(contract, what),
-        furthest=_furthest(contract, reader.worst(contract, what, worst)) if worst else [],
-        tolerance=tolerance,
+        reader.flips(contract, what),
+        reader.spread(contract, what),
     )
+    furthest = _furthest(contract, reader.worst(contract, what, worst)) if worst else []
+    found = comparison.compare(contract, models, pairs, bins, flips, spread, furthest, tolerance)
     if not found.rows:
         for model in (a, b):
             if not any(reader.select("versions", what | {"model": model, "rescored": each}) for each in (False, True)):
                 raise _nothing(model)
-        raise BdlabError(
-            f"no stored input has an output of both {a} and {b}", hint=f"`bdlab rescore --model {b}` makes them."
-        )
+        hint = f"`bdlab rescore --model {b}` makes them."
+        raise BdlabError(f"no stored input has an output of both {a} and {b}", hint=hint)
     return found
 
 
@@ -109,37 +100,33 @@ def refuse_worse(layers: Layers, model: str, tolerance: float) -> None:
     with reading(layers, "model", service="model") as (reader, _):
         promoted = [f"{each['name']}@{each['version']}" for each in reader.ask("promoted", "models")]
         serving = next(iter(promoted), "") or find("").card.title
-        if serving != model and (found := compare(reader, serving, model, tolerance=tolerance)).verdict != "not worse":
-            raise (Unhealthy if found.verdict == "worse" else BdlabError)(
-                f"{model} (B) is not promoted, since beside {serving} (A) it is {found.verdict}: {found.why}",
-                hint=f"`bdlab compare {serving} {model}` shows more; without --if-better nothing is compared.",
-            )
+        if serving == model:
+            return
+        found = compare(reader, (serving, model), asked(None, None, "real"), tolerance=tolerance)
+    if found.verdict != "not worse":
+        why = f"{model} (B) is not promoted, since beside {serving} (A) it is {found.verdict}: {found.why}"
+        hint = f"`bdlab compare {serving} {model}` shows more; without --if-better nothing is compared."
+        raise (Unhealthy if found.verdict == "worse" else BdlabError)(why, hint=hint)
 
 
 def _nothing(model: str) -> BdlabError:
-    return BdlabError(
-        f"nothing is stored of {model} in this time, from this source",
-        hint="A version is NAME@VERSION; --since and --source say which predictions are meant; `bdlab rescore` scores "
-        "stored inputs with another version.",
-    )
+    hint = "A version is NAME@VERSION; --since and --source say which inputs are meant; `bdlab rescore` makes outputs."
+    return BdlabError(f"nothing is stored of {model} in this time, from this source", hint=hint)
 
 
 def _sliced(contract: Contract, names: Sequence[str]) -> list[Field]:
     """Return the input fields of these names, as the contract or the columns have them. Raises InvalidInput."""
     known = {name: field for field in contract.inputs for name in (field.column, field.name)}
     if odd := [name for name in names if name not in known]:
-        raise InvalidInput(
-            f"--slice {odd[0]}: the contract has no such input field",
-            hint=f"It has {', '.join(field.name for field in contract.inputs)}.",
-        )
+        hint = f"It has {', '.join(field.name for field in contract.inputs)}."
+        raise InvalidInput(f"--slice {odd[0]}: the contract has no such input field", hint=hint)
     return [known[name] for name in names]
 
 
 def _bins(fields: Sequence[Field], inputs: Sequence[Mapping[str, Any]]) -> Bins:
     """Return the bins of fields as a sample of inputs has their values."""
-    columns = {field: [row[field.column] for row in inputs] for field in fields}
-    there = {field for field, values in columns.items() if any(value is not None for value in values)}
-    return [(field, distribution_of(field, values)) for field, values in columns.items() if field in there]
+    columns = [(field, [row[field.column] for row in inputs]) for field in fields]
+    return [(field, distribution_of(field, values)) for field, values in columns if {*values} - {None}]
 
 
 def _known(reader: QualityReader, settings: Settings, model: str) -> tuple[Card | None, Callable[[], Scorer] | None]:
@@ -162,15 +149,9 @@ def _known_terms(scorer: Scorer, inputs: Sequence[Mapping[str, Any]]) -> list[fl
 
 def _furthest(contract: Contract, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the pairs that differ most: the id, what A and B say, the truth, and the input."""
-    names = [field.name for field in contract.truths]
-    return [
-        {
-            "id": str(row["id"]),
-            **{
-                what: {name: row[f"{what[0]}{number}"] for number, name in enumerate(names)}
-                for what in ("a", "b", "truth")
-            },
-            "input": {field.name: row[f"i{number}"] for number, field in enumerate(contract.inputs)},
-        }
-        for row in rows
-    ]
+
+    def said(row: Mapping[str, Any], what: str, fields: Sequence[Field]) -> dict[str, Any]:
+        return {field.name: row[f"{what[0]}{number}"] for number, field in enumerate(fields)}
+
+    parts = [*((what, contract.truths) for what in ("a", "b", "truth")), ("input", contract.inputs)]
+    return [{"id": str(row["id"]), **{what: said(row, what, fields) for what, fields in parts}} for row in rows]

@@ -17,6 +17,7 @@ Bins = Sequence[tuple[Field, Distribution]]
 """Fields, each with the bins that its values are counted in."""
 
 _BLOCKS, _SLICE_BLOCKS = 2000, 500
+_MOST_TEXT = 10_000
 _NUMBERS = ("number", "integer")
 
 
@@ -37,8 +38,7 @@ class QualityReader(Reader):
 
     def sample(self, contract: Contract, values: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
         """Return inputs of a version, by their columns; the same ones if asked again."""
-        columns = (sql.Identifier("i", field.column) for field in contract.inputs)
-        return self.select("sample", {**values, "limit": limit}, columns=_joined(columns))
+        return self.select("sample", {**values, "limit": limit}, columns=_inputs(contract, "{0.column}"))
 
     def figures(self, contract: Contract, values: Mapping[str, Any], bins: Bins) -> list[dict[str, Any]]:
         """Return the sums of a version: of all rows, of each bin of each field (bin0, bin1, ...) and of each tenth of
@@ -118,7 +118,7 @@ class QualityReader(Reader):
         both were."""
         at = next(number for number, field in enumerate(contract.truths) if field.name == PREDICTION)
         apart = "sure_a + sure_b" if contract.classes else f"abs(b{at} - a{at})"
-        parts = {"order": sql.SQL(apart), "differs": sql.SQL(f"a{at} <> b{at}"), "inputs": _numbered(contract)}
+        parts = {"order": sql.SQL(apart), "differs": sql.SQL(f"a{at} <> b{at}"), "inputs": _inputs(contract, "i{1}")}
         return self.select("worst", {**values, "limit": limit}, **_pairs(contract, ()), **parts)
 
 
@@ -153,9 +153,17 @@ def _bin(table: str, field: Field, bins: Distribution) -> sql.Composed:
     return sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {} END").format(column, sql.Literal(NULL), found)
 
 
-def _numbered(contract: Contract) -> sql.Composed:
-    """Return the inputs as i0, i1, ..., since a contract may have any name."""
-    return _named({f"i{number}": sql.Identifier("i", field.column) for number, field in enumerate(contract.inputs)})
+def _inputs(contract: Contract, name: str) -> sql.Composed:
+    """Return the inputs under such names, with no more of a text than is needed here: thousands of whole ones might
+    take the memory."""
+    forms = (f"left({{}}, {_MOST_TEXT})" if field.is_text else "{}" for field in contract.inputs)
+    columns = zip(forms, contract.inputs, strict=True)
+    return _named(
+        {
+            name.format(field, number): sql.SQL(form).format(sql.Identifier("i", field.column))
+            for number, (form, field) in enumerate(columns)
+        }
+    )
 
 
 def _joined(parts: Iterable[sql.Composable]) -> sql.Composed:
