@@ -346,21 +346,17 @@ def test_the_commands_alarm_and_refuse_by_their_exit_codes(stored: World, pipeli
     code, out, error = run("quality --last 1d --model cli@1 --max-error 0.3 --max-psi 0.2 --min-rows 30 --json")
     assert (code, "no version has a profile" in error) == (1, True)
     assert as_documented("quality", out)["alarms"] == []
-    assert run("quality --model cli@1 --max-error 0.3 --min-rows 30")[0] == 0
     code, out, _ = run("quality --model cli@2 --rescored --json")
     assert (code, as_documented("quality", out)["versions"][0]["errors"]["prediction"]["mse"]) == (0, 2.25)
-    assert run("quality --model cli@9")[0] == 1
 
     code, out, _ = run("compare cli@1 cli@2 --slice text")
     assert (code, "B is worse" in out, "\x1b[31m" in out) == (10, True, False)
     code, out, _ = run("compare cli@2 cli@1 --json")
     assert (code, as_documented("compare", out)["verdict"]) == (0, "not worse")
-    assert run("compare cli@1 cli@2 --tolerance 2")[0] == 0
 
     code, _, error = run("model promote cli@2 --if-better")
     assert (code, "cli@2 (B) is not promoted, since beside cli@1 (A) it is worse" in error) == (10, True)
     assert run("model promote cli@3 --if-better")[0] == 1
-    assert run("model promote cli@2 --tolerance 2")[0] == 2
     # With this tolerance it is compared, and then looked for in the registry.
     code, _, error = run("model promote cli@2 --if-better --tolerance 2.1")
     assert (code, "model.registry is empty" in error) == (2, True)

@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from bdlab.errors import Unhealthy
+from bdlab.selection import Source
 from bdlab_cli.options import StartupTimeout, moment
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
@@ -17,7 +18,7 @@ def compare(
     *,
     since: Annotated[datetime | None, Option("--since", "--last", parser=moment, show_default="all")] = None,
     until: Annotated[datetime | None, Option(parser=moment, show_default="now")] = None,
-    source: str = "real",
+    source: Source = "real",
     slice: Annotated[list[str] | None, Option(show_default="none")] = None,  # noqa: A002
     tolerance: Annotated[float, Option(min=0)] = 0.0,
     worst: Annotated[int, Option(min=0, max=1000)] = 5,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
@@ -9,7 +10,7 @@ from rich.table import Column, Table
 
 from bdlab.comparison import Comparison, Difference
 from bdlab.errors import InvalidInput
-from bdlab.quality import Report, Version
+from bdlab.quality import Report
 from bdlab_cli.output import terminal
 
 _MEASURES = ("mse", "mae", "bias", "error_rate", "log_loss")
@@ -21,81 +22,66 @@ def show(report: Report) -> None:
         terminal.echo("no predictions are stored in this time, from this source")
     for one in report.versions:
         delay = f", after {_span(one.delay_s[0])} (median), {_span(one.delay_s[1])} (95 %)" if one.delay_s else ""
-        share = one.labelled / one.rows
-        terminal.echo(f"{one.model}: {one.rows:,} predictions; feedback for {one.labelled:,} ({share:.1%}){delay}")
-        _print_errors(one)
-        rows = [
-            (f"{each.upto - 0.1:.0%}-{each.upto:.0%}", each.rows, each.confidence, each.right)
-            for each in one.calibration
+        share = f"{one.labelled:,} ({one.labelled / one.rows:.1%})"
+        terminal.echo(f"{one.model}: {one.rows:,} predictions; feedback for {share}{delay}")
+        errors = [
+            (name, each.rows, measure, getattr(each, measure), each.card.get(measure))
+            for name, each in one.errors.items()
+            for measure in _MEASURES
+            if getattr(each, measure) is not None
         ]
+        _print("error by feedback", "output, known, measure, live, card", errors)
+        tenths = [(f"up to {each.upto:.0%}", each.rows, each.confidence, each.right) for each in one.calibration]
         gap = f"calibration: confidence and the share that is right differ by {one.calibration_error or 0:.3f}"
-        _print(gap, ("confidence", "rows", "mean", "right"), rows)
-        drift = [
-            (
-                name,
-                each.rows,
-                each.psi,
-                "" if each.judged else "not judged",
-                "" if each.mean is None else f"mean {each.mean:.3f}",
-            )
-            for name, each in sorted(one.drift.items(), key=lambda item: -item[1].psi)
-        ]
-        _print("drift from the profile", ("field", "rows", "PSI", "", ""), drift)
+        _print(gap, "confidence, rows, mean, right", tenths)
+        fields = sorted(one.drift.items(), key=lambda item: -item[1].psi)
+        drift = [(name, each.rows, each.psi, each.mean, "" if each.judged else "too few rows") for name, each in fields]
+        _print("drift from the profile", "field, rows, PSI, mean,", drift)
         slices = [(each.field, each.bin, each.rows, each.labelled, each.error) for each in one.slices]
-        _print(f"slices by the error of {one.judged}", ("field", "bin", "rows", "known", "error"), slices)
+        _print(f"slices by the error of {one.judged}", "field, bin, rows, known, error", slices)
         for note in one.notes:
             terminal.echo(f"  {note}")
     for alarm in report.alarms:
         terminal.stdout().print(f"ALARM {alarm}", style="red", soft_wrap=True)
 
 
-def _print_errors(one: Version) -> None:
-    rows = [
-        (name, each.rows, measure.replace("_", " "), value, each.card.get(measure))
-        for name, each in one.errors.items()
-        for measure in _MEASURES
-        if (value := getattr(each, measure)) is not None
-    ]
-    _print("error by feedback", ("output", "known", "measure", "live", "card"), rows)
-
-
 def show_comparison(found: Comparison) -> None:
     """Print how two versions differ, and the verdict."""
     rows = [
-        (name, f"{each.same:.2%}", each.mean_difference, each.mean_distance, *(each.distances or (None,) * 4))
+        (name, each.same, each.mean_difference, each.mean_distance, *(each.distances or (None,) * 4))
         for name, each in found.outputs.items()
     ]
     title = f"{found.rows:,} inputs with an output of both A, {found.a}, and B, {found.b}"
-    _print(title, ("output", "same", "mean B-A", "mean |B-A|", "0.5", "0.9", "0.99", "max"), rows)
+    _print(title, "output, same, mean B-A, mean |B-A|, 0.5, 0.9, 0.99, max", rows)
     for name, each in found.outputs.items():
-        said = sorted({*(each.flips or {}), *(other for row in (each.flips or {}).values() for other in row)})
-        flips = [(one, *((each.flips or {}).get(one, {}).get(other, 0) for other in said)) for one in said]
-        _print(f"{name}: A says (row), B says (column)", ("A", *said), flips)
+        flips = [(a, b, count) for a, said in (each.flips or {}).items() for b, count in said.items() if a != b]
+        _print(f"flips of {name}", "A, B, inputs", sorted(flips, key=itemgetter(2), reverse=True))
     errors = [(name, *_error(each.errors)) for name, each in found.outputs.items() if each.errors]
-    _print("errors by feedback", ("output", *_ERROR), errors)
-    slices = [(each.field, each.bin, each.rows, f"{each.same:.2%}", *_error(each.errors)) for each in found.slices]
-    _print(f"slices, by {found.judged or 'the prediction'}", ("field", "bin", "rows", "same", *_ERROR), slices)
+    _print("errors by feedback", f"output, {_ERROR}", errors)
+    slices = [(each.field, each.bin, each.rows, each.same, *_error(each.errors)) for each in found.slices]
+    _print(f"slices, by {found.judged or 'the prediction'}", f"field, bin, rows, same, {_ERROR}", slices)
     furthest = [(row["id"], *(_words(row[what]) for what in ("a", "b", "truth", "input"))) for row in found.furthest]
-    _print("furthest apart", ("id", "A", "B", "truth", "input"), furthest)
+    _print("furthest apart", "id, A, B, truth, input", furthest)
     terminal.echo(f"B is {found.verdict}: {found.why}")
 
 
-_ERROR = ("known", "error A", "error B", "B-A", "95 %")
+_ERROR = "known, error A, error B, B-A, 95 %"
 
 
 def _error(errors: Difference | None) -> tuple[object, ...]:
     if errors is None:
-        return (0, None, None, None, None)
+        return 0, None, None, None, None
     between = None if errors.low is None else f"{errors.low:+.4g} … {errors.high:+.4g}"
-    return (errors.rows, errors.a, errors.b, errors.difference, between)
+    return errors.rows, errors.a, errors.b, errors.difference, between
 
 
-def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def _print(title: str, columns: str, rows: Sequence[Sequence[object]]) -> None:
     """Print a table, unless it has no rows; numbers stand on the right."""
     if rows:
         right = {place for row in rows for place, cell in enumerate(row) if isinstance(cell, int | float)}
-        heads = (Column(name, justify="right" if place in right else "left") for place, name in enumerate(columns))
-        table = Table(*heads, title=title, title_justify="left")
+        heads = enumerate(columns.split(","))
+        table = Table(*(Column(name.strip(), justify="right" if place in right else "left") for place, name in heads))
+        table.title, table.title_justify = title, "left"
         for row in rows:
             table.add_row(*map(_cell, row))
         terminal.stdout().print(table)
