@@ -188,8 +188,9 @@ class Rescoring:
                             outage.over()
                         except AWAY as error:
                             outage.failed(error)
-            finally:
-                self.stop.set()
+            except BaseException:
+                self.stop.set()  # or the pool would wait for those who follow
+                raise
             for worker in workers:
                 worker.result()
             # The database knows better: a connection may end between a commit and its answer.

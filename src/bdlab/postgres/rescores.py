@@ -1,6 +1,7 @@
 """Ranges of stored predictions to score again, their scores, and the account of both."""
 
 import socket
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -17,10 +18,13 @@ from bdlab.postgres.session import ConnectionLimits, Session, queries
 from bdlab.rescoring import Done, RescoredPartition, RescoredReport, Score, Window
 
 RANGE_OFFSETS = 2000
-_ROWS = 500
-"""How many rows are scored at once, between two statements of a transaction."""
+_ROWS, _FIRST_ROWS = 500, 20
+"""The most rows that are scored at once, between two statements of a transaction, and how many are at first."""
 
-_LIMITS = ConnectionLimits(idle_in_transaction_s=60, silence_s=600)
+_ROWS_S = 5.0
+"""How long scoring at once takes at most: of a slow model fewer rows are."""
+
+_LIMITS = ConnectionLimits(idle_in_transaction_s=60, silence_s=3600)
 """After a minute the server ends a transaction whose process is frozen or cut off, and its range is free."""
 
 
@@ -32,6 +36,7 @@ class Ranges(Session):
         self.model = model
         self.run = run
         self._contract = contract
+        self._rows = _FIRST_ROWS
         self._names = {"model": model, "run": run, "by": f"{run} on {socket.gethostname()}"}
 
         def listed(columns: Sequence[str]) -> sql.Composed:
@@ -73,9 +78,12 @@ class Ranges(Session):
             predictions = inserted = 0
             inputs = cursor.connection.cursor("inputs")  # on the server, until the transaction ends
             inputs.execute(self._inputs, place)
-            while rows := inputs.fetchmany(_ROWS):
+            while rows := inputs.fetchmany(self._rows):
+                began = time.monotonic()
+                scores = score(rows)
+                self._rows = max(1, min(_ROWS, int(len(rows) * _ROWS_S / (time.monotonic() - began))))
                 predictions += len(rows)
-                inserted += self.insert(cursor, score(rows))
+                inserted += self.insert(cursor, scores)
             cursor.execute(statements["done"], {**self._names, **place, "predictions": predictions})
         return Done(place["after"] - place["first"], predictions, predictions - inserted)
 
