@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -43,17 +43,24 @@ INSERT INTO predictions (id, summary, text, helpfulness_numerator, helpfulness_d
                          confidence, explanation, model, created_at, stored_at, log_id, partition, "offset")
 SELECT gen_random_uuid(), 'Product review', 'terrible ' || n, 1, 1, 2.5, 'negative', 0.9, '[]', 'reviews@1.0.0',
        now(), %(since)s + n * interval '1 second', %(log_id)s, n %% 3, n / 3
-FROM generate_series(%(first)s, %(after)s - 1) n WHERE n / 3 %% 10 <> 7 -- which are duplicates or dead letters
+FROM generate_series(%(first)s, %(after)s - 1) n WHERE n / 3 %% 10 <> 7;
+INSERT INTO duplicates (log_id, partition, "offset", id, recorded_at)
+SELECT %(log_id)s, n %% 3, n / 3, gen_random_uuid(), %(since)s + n * interval '1 second'
+FROM generate_series(%(first)s, %(after)s - 1) n WHERE n / 3 %% 10 = 7;
+INSERT INTO sink_offsets (log_id, partition, first_offset, next_offset)
+SELECT %(log_id)s, p, 0, %(after)s / 3 FROM generate_series(0, 2) p
+ON CONFLICT (log_id, partition) DO UPDATE SET next_offset = excluded.next_offset
 """
 
 
 @dataclass
 class World:
-    """Predictions of three partitions, a second apart; one offset of ten is none."""
+    """Predictions of three partitions, a second apart; one offset of ten is a duplicate's."""
 
     database: Database
     stored: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
+    processes: list[BaseProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.credentials = self.database.credentials("rescore")
@@ -65,12 +72,6 @@ class World:
         values = {"since": NOW, "log_id": self.log_id, "first": self.stored, "after": self.stored + count}
         self.stored += count
         self.database.execute(FILL, values)
-        self.database.execute(
-            "INSERT INTO sink_offsets (log_id, partition, first_offset, next_offset)"
-            " SELECT %s, p, 0, %s FROM generate_series(0, 2) p"
-            " ON CONFLICT (log_id, partition) DO UPDATE SET next_offset = excluded.next_offset",
-            (self.log_id, self.stored // 3),
-        )
 
     def run(
         self,
@@ -90,6 +91,7 @@ class World:
     def process(self) -> BaseProcess:
         process = multiprocessing.get_context("fork").Process(target=self.run)
         process.start()
+        self.processes.append(process)
         return process
 
     def account(self) -> RescoredReport:
@@ -107,10 +109,13 @@ class World:
 
 
 @pytest.fixture
-def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(rescores, "RANGE_OFFSETS", 40)
     monkeypatch.setattr(rescores, "_ROWS", 15)
-    return World(database)
+    found = World(database)
+    yield found
+    for process in found.processes:  # which would wait for this database for ever
+        process.kill()
 
 
 def test_killed_at_any_moment_each_prediction_is_scored_once(world: World) -> None:

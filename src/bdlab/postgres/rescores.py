@@ -70,7 +70,7 @@ class Ranges(Session):
         """Implement `rescoring.Ranges.work`."""
         statements = queries("rescores")
         with self.transaction() as cursor:
-            cursor.execute(statements["lock_rescored"])
+            cursor.execute(queries("accounts")["lock_rescored"])
             cursor.execute(statements["take"], self._names | window._asdict())
             if (row := cursor.fetchone()) is None:
                 return None

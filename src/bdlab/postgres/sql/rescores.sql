@@ -2,10 +2,6 @@
 -- One process plans for a model at a time.
 SELECT pg_advisory_xact_lock(hashtextextended('rescore ' || %(model)s, 0))
 
--- name: lock_rescored
--- Shared by those who score again. `prune` takes it alone: no row of a prediction that goes may come meanwhile.
-SELECT pg_advisory_xact_lock_shared(7203684412970016)
-
 -- name: wanted
 -- Of each partition with predictions the offsets from the first one stored at `since` to the first one stored at
 -- `until`. As moments ascend with offsets, both are found by halving: some 30 index lookups in a billion of rows.
