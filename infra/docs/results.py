@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from bdlab import comparison, quality, rescoring, verification
 from bdlab.deadletters import State
 from bdlab.events import Position, Term
+from bdlab.export import ExportReport
 from bdlab.health import CheckResult
 from bdlab.health import State as Health
 from bdlab.health.findings import Diagnosis, Finding
@@ -63,6 +64,15 @@ class StoredPrediction(Struct):
     created_at: _Moment
     stored_at: _Moment
     position: Position
+
+
+class Exported(Struct):
+    """Where it is, the rows of each table, and the ranges of offsets: log_id, partition, first and the one after."""
+
+    out: str
+    counts: dict[str, int]
+    ranges: list[tuple[int, int, int, int]]
+    files: int
 
 
 class Status(Struct):
@@ -259,7 +269,8 @@ RESULTS = {
     "predict": Printed(Prediction, lines=True, open=True),
     "feedback": Printed(Given, lines=True),
     "status": Printed(Status, lines=True),
-    "verify": Printed((verification.Report, rescoring.RescoredReport)),
+    "verify": Printed((verification.Report, rescoring.RescoredReport, ExportReport)),
+    "export": Printed(Exported),
     "query": Printed(StoredPrediction, lines=True, open=True),
     "dlq list": Printed(DeadLetter, lines=True),
     "dlq show": Printed(WholeDeadLetter),

@@ -6,8 +6,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from bdlab.export import ExportReport
 from bdlab.rescoring import RescoredReport
 from bdlab.verification import ClosedPartition, PartitionReport, Report
+from bdlab_cli.output import terminal
 
 
 def show(report: Report, out: Console) -> None:
@@ -89,3 +91,14 @@ def _counts(partitions: Sequence[PartitionReport | ClosedPartition], between: st
     kinds = ("stored", "duplicates", "dead_letters")
     counts = {kind.replace("_", " "): sum(getattr(one, kind) for one in partitions) for kind in kinds}
     return between.join(f"{count:,} {kind}" for kind, count in counts.items())
+
+
+def show_export(report: ExportReport) -> None:
+    """Print what is wrong with the files of an export, and the verdict."""
+    for problem in report.problems:
+        terminal.echo(problem)
+    if report.problem_count > len(report.problems):
+        terminal.echo(f"... and {report.problem_count - len(report.problems):,} more problems: --limit")
+    counts = " + ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in report.counts.items())
+    verdict = "verified" if report.verified else "NOT verified"
+    terminal.echo(f"{verdict}: {counts}, of {report.positions:,} positions in {report.files:,} files")

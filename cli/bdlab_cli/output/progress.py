@@ -29,6 +29,16 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
     return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
 
 
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar for the time of a block, which calls what this yields with how much is done, of how much."""
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    with no_line(), progress_bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def tell_of_wait(what: str) -> None:
     """From 2 s on tell, each second until the process ends, what is done and for how long, at a terminal's end."""
     began = time.monotonic()

@@ -48,6 +48,25 @@ def write(address: str, content: bytes) -> None:
         raise InvalidInput(f"{address} cannot be written: {_why(error)}") from error
 
 
+def opened(place: str) -> IO[bytes]:
+    """Open the file at a path or an address, to be read. Raises OSError, and InvalidInput."""
+    file = fetch(place) if is_address(place) else Path(place).open("rb")  # noqa: SIM115 - the caller closes it
+    file.seek(0)
+    return file
+
+
+def names(place: str) -> set[str]:
+    """Return the names of all files below a folder or an address, relative to it. Raises InvalidInput."""
+    if not is_address(place):
+        root = Path(place)
+        return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    system, path = _system(place)
+    try:
+        return {PurePosixPath(one).relative_to(path).as_posix() for one in system.find(path)}
+    except Exception as error:  # each kind of storage has its own
+        raise InvalidInput(f"{place} cannot be listed: {_why(error)}") from error
+
+
 class Upload(Replacement):
     """A local file that `commit` copies to an address. Raises InvalidInput at once if nothing can."""
 
@@ -60,6 +79,7 @@ class Upload(Replacement):
         """Copy what was written. Raises OSError."""
         self.file.flush()
         try:
+            self._system.makedirs(PurePosixPath(self._address).parent.as_posix(), exist_ok=True)
             self._system.put_file(str(self.partial), self._address)
         except Exception as error:  # each kind of storage has its own
             raise OSError(_why(error)) from error

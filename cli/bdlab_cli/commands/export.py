@@ -1,0 +1,46 @@
+"""`bdlab export`: stored predictions, feedback, duplicates and dead letters as Parquet."""
+
+from datetime import datetime
+from typing import Annotated
+
+from typer import Argument, Option
+
+from bdlab_cli.options import StartupTimeout, moment
+from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import counting
+from bdlab_cli.wiring.session import load_settings, open_session
+from bdlab_cli.wiring.signals import stop_on_signal
+
+_Moment = Annotated[datetime | None, Option(parser=moment)]
+
+
+def export(
+    out: Annotated[str, Argument(metavar="OUT", help="A folder, or an address such as s3://bucket/x.")],
+    *,
+    since: _Moment = None,
+    until: _Moment = None,
+    json: bool = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Write what is stored as Parquet files: predictions, feedback, duplicates and dead letters, cut by position.
+
+    May be killed and run again: it goes on with what it had planned. `bdlab verify --export OUT` proves that the files
+    hold each position once."""
+    from bdlab.export import Folder
+    from bdlab.export import export as write
+    from bdlab.postgres.exports import Exporter
+
+    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
+    folder = Folder(out)
+    with (
+        stop_on_signal() as stop,
+        open_session(layers, stop, service="verify", database=True, kafka=False, renewed=True) as session,
+        Exporter(session) as source,
+        counting("positions") as tell,
+    ):
+        done = write(folder, source, since, until, stop=stop, tell=tell)
+    if json:
+        terminal.echo_json({"out": out, "counts": done.counts, "ranges": done.ranges, "files": len(done.files)})
+    else:
+        counts = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in done.counts.items())
+        terminal.echo(f"{out}: {counts}, in {len(done.files):,} files")
