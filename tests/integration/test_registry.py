@@ -18,6 +18,7 @@ import pytest
 
 from tests.fix_pipeline import Pipeline
 from tests.fix_registry import TERMS, version_card
+from tests.json_results import as_documented
 from tests.waiting import until
 
 
@@ -44,7 +45,7 @@ class Registry:
         return card
 
     def listed(self) -> dict[str, Any]:
-        return {each["model"]: each for each in json.loads(self.model("list", "--json"))}
+        return {each["model"]: each for each in as_documented("model list", self.model("list", "--json"))}
 
     def promoted(self) -> list[str]:
         return [name for name, each in self.listed().items() if each["promoted"]]
@@ -65,7 +66,7 @@ def test_versions_are_added_promoted_and_rolled_back(registry: Registry) -> None
     one = version_card(registry.folder / "one", "1.0.0")
     assert registry.model("add", str(one)) == f"reviews@1.0.0: added to {registry.folder}/registry\n"
     assert registry.model("add", str(one)) == "reviews@1.0.0: unchanged\n"
-    registry.add("2.0.0")
+    as_documented("model add", registry.model("add", str(version_card(registry.folder / "two", "2.0.0")), "--json"))
     registry.add("3.0.0")
     assert registry.promoted() == []
     assert "no other version was promoted before" in registry.model("rollback", code=1)
@@ -78,7 +79,7 @@ def test_versions_are_added_promoted_and_rolled_back(registry: Registry) -> None
     assert registry.model("rollback", "--why", "worse") == "reviews@1.0.0: promoted\n"
     assert "no other" in registry.model("rollback", code=1)
     assert registry.promoted() == ["reviews@1.0.0"]
-    shown = json.loads(registry.model("show", "reviews@1.0.0", "--json"))
+    shown = as_documented("model show", registry.model("show", "reviews@1.0.0", "--json"))
     assert [each["why"] for each in shown["promotions"]] == ["the first", "worse"]
     assert shown["card"]["validation"]["metrics"]["star_mse"] > 0
     assert "@" in shown["added_by"]

@@ -81,6 +81,13 @@ def test_models_are_completed_with_their_versions(tmp_path: Path) -> None:
     assert '"shipped":' in done.stdout
 
 
+def test_versions_are_completed_from_the_registrys_folder(tmp_path: Path) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        (tmp_path / "reviews" / version).mkdir(parents=True)
+    registry = {"BDLAB_MODEL_REGISTRY": str(tmp_path)}
+    assert completed("bdlab model promote reviews@", **registry) == ["reviews@1.0.0", "reviews@2.0.0"]
+
+
 def test_a_fish_gets_values_with_their_help() -> None:
     asked = {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "_TYPER_COMPLETE_ARGS": "bdlab rot"}
     done = subprocess.run(
