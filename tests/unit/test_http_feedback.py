@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,6 +11,9 @@ import msgspec
 import pytest
 
 from bdlab.feedback import FeedbackCodec
+from bdlab.inputs import InputInvalid, Validator
+from bdlab.inputs.files import InputFile
+from bdlab_cli.wiring.arguments import from_arguments
 from tests.fix_api import MemoryApi
 from tests.samples import FEEDBACK
 
@@ -83,3 +87,15 @@ def test_the_form_takes_what_the_codec_takes() -> None:
     codec = FeedbackCodec(FEEDBACK.contract)
     assert [field.column for field in codec.form.inputs] == [*codec.given.__struct_fields__]
     assert {each.name for each in msgspec.structs.fields(codec.given) if each.required} == {"prediction_id"}
+
+
+def test_an_answer_without_any_truth_is_refused_in_a_terminal_and_a_file() -> None:
+    codec = FeedbackCodec(FEEDBACK.contract)
+    validator = Validator(codec.form, codec.given, any_of=("prediction", "sentiment"))
+    with pytest.raises(InputInvalid, match="has to give 'prediction' or 'sentiment', and gives none"):
+        from_arguments(validator, [f"prediction_id={ID}"], None, 999)
+    with InputFile(
+        "-", io.BytesIO(f"prediction_id,sentiment\n{ID},\n".encode()), validator, kind="csv", max_row_bytes=999
+    ) as file:
+        (row,) = file.rows()
+    assert "gives none" in str(row)

@@ -137,7 +137,10 @@ def show_versions(found: Sequence[Mapping[str, Any]]) -> None:
         added = each["added_at"].isoformat(" ", "seconds") if each["added_at"] else "not in the registry"
         promoted = "yes" if each["promoted"] else ""
         table.add_row(each["model"], each["format"], added, each["added_by"], promoted, f"{each['share']:.0%}")
-    terminal.stdout().print(table)
+    if found:
+        terminal.stdout().print(table)
+    else:
+        terminal.echo("nothing was added, and nothing was predicted in the last minute")
 
 
 def show_version(found: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from bdlab.contract import Contract, Field
 from bdlab.contract.fields import FLOAT64, INT64
 from bdlab.errors import InvalidInput
 from bdlab.events import Input
-from bdlab.inputs.body import FieldProblem, InputInvalid, Validator
+from bdlab.inputs.body import BODY, FieldProblem, InputInvalid, Validator
 
 _NO_MATTER = re.compile(r"[\s_-]+")
 _SHOWN = 40
@@ -120,7 +120,8 @@ def input_of(validator: Validator, texts: Any, places: Iterable[tuple[str, Any, 
     except InputInvalid as error:
         wrong = {problem.field: problem.why for problem in error.problems} | wrong
     if wrong:
-        names = [field.name for field in validator.contract.inputs if field.name in wrong]
+        known = (BODY, *(field.name for field in validator.contract.inputs))
+        names = [name for name in known if name in wrong]
         raise InputInvalid([FieldProblem(name, wrong[name]) for name in names], validator.contract.noun)
     return given
 
