@@ -176,7 +176,7 @@ class InputFile:
             try:
                 yield Row(line, input_of(self.validator, row, places))
             except InputInvalid as error:
-                problems = (replace(each, field=titles[each.field]) for each in error.problems)
+                problems = (replace(each, field=titles.get(each.field, each.field)) for each in error.problems)
                 yield BadRow(line, tuple(problems))
 
     def _columns(self, header: Sequence[str], delimiter: str) -> dict[str, int]:
