@@ -32,6 +32,7 @@ def test_the_page_has_every_metric_of_the_sink_and_no_other() -> None:
     metrics.expiries(lambda: {"vault_token": 1.0})
     metrics.stopped({1: "a gap"})
     metrics.lag({1: 3})
+    SinkMetrics(metrics)
     assert page_problems("consume", sink_scrape(metrics.registry)) == []
     text = sink_scrape(metrics.registry)
     assert 'bdlab_credential_expiry_timestamp_seconds{credential="vault_token"} 1.0' in text

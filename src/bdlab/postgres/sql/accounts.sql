@@ -77,7 +77,7 @@ GROUP BY "offset"
 7203684412970016
 
 -- name: lock_rescored
--- For a transaction that writes to `rescored`: no prediction of it is pruned meanwhile.
+-- Shared by those who score again. `prune` takes it alone: no row of a prediction that goes may come meanwhile.
 SELECT pg_advisory_xact_lock_shared($pruning)
 
 -- name: lock_pruning
