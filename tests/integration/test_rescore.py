@@ -28,7 +28,7 @@ from bdlab.postgres.accounts import prune
 from bdlab.postgres.rescores import Ranges, account
 from bdlab.postgres.session import ConnectionLimits
 from bdlab.rescoring import Rescored, RescoredReport, Rescoring, scoring
-from tests.fix_database import Database
+from tests.fix_database import Database, Logins
 from tests.fix_pipeline import Pipeline
 from tests.fix_registry import version_card
 from tests.json_results import as_documented
@@ -209,6 +209,26 @@ def test_a_frozen_process_loses_its_range(world: World, monkeypatch: pytest.Monk
         os.kill(frozen.pid, signal.SIGCONT)
         frozen.join(30)
     assert frozen.exitcode == 0  # it saw that its range was done by another
+    assert world.account().verified
+
+
+def test_a_revoked_login_and_cut_connections_lose_nothing(world: World) -> None:
+    world.fill(6000)
+    first, second = (world.database.login("rescore") for _ in range(2))
+    world.credentials = Logins(first, second)
+    found: list[Rescored] = []
+    thread = threading.Thread(target=lambda: found.append(world.run()))
+    thread.start()
+    world.wait_for("rescored", 1)
+    world.database.revoke(first)
+    for _ in range(3):
+        time.sleep(0.2)
+        world.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'bdlab rescore'"
+        )
+    thread.join(30)
+    assert found[0].ranges_left == 0
+    assert found[0].predictions == world.count("rescored") == 5400  # also if an answer to a commit was lost
     assert world.account().verified
 
 
