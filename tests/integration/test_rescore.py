@@ -27,7 +27,8 @@ from bdlab.postgres import rescores
 from bdlab.postgres.accounts import prune
 from bdlab.postgres.rescores import Ranges, account
 from bdlab.postgres.session import ConnectionLimits
-from bdlab.rescoring import Rescored, RescoredReport, Rescoring, scoring
+from bdlab.rescoring import Rescored, RescoredReport, scoring
+from bdlab_cli.wiring.rescore import Rescoring
 from tests.fix_database import Database, Logins
 from tests.fix_pipeline import Pipeline
 from tests.fix_registry import version_card
@@ -180,7 +181,7 @@ def test_a_window_is_of_the_time_of_storing(world: World) -> None:
 
 
 def test_it_follows_what_arrives(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bdlab.rescoring.PLAN_EVERY_S", 0.2)
+    monkeypatch.setattr("bdlab_cli.wiring.rescore.PLAN_EVERY_S", 0.2)
     world.fill(90)
     found: list[Rescored] = []
     thread = threading.Thread(target=lambda: found.append(world.run(follow=True)))

@@ -29,7 +29,9 @@ _LIMITS = ConnectionLimits(idle_in_transaction_s=60, silence_s=3600)
 
 
 class Ranges(Session):
-    """Implements `rescoring.Ranges` with a login of bdlab_rescore, for `model` with `contract`; `run` is a UUID."""
+    """The planned ranges of a model with this contract, for one thread with a login of bdlab_rescore; `run` is a UUID.
+
+    Each call raises DatabaseError, VaultError, and ContractMismatch if the database has another contract."""
 
     def __init__(self, credentials: DatabaseCredentials, model: str, contract: Contract, run: str) -> None:
         super().__init__(credentials, application_name="bdlab rescore", limits=_LIMITS, prepare=self._check)
@@ -52,7 +54,8 @@ class Ranges(Session):
         check_fits(self._contract, read_contract(cursor))
 
     def plan(self, since: datetime | None, until: datetime | None, beyond: Window | None = None) -> Window:
-        """Implement `rescoring.Ranges.plan`."""
+        """Plan what was stored from `since` to before `until`, except what is planned already; `beyond` is known to be.
+        Return what was asked for."""
         statements, moments = queries("rescores"), {"since": since or "-infinity", "until": until or "infinity"}
         known = {(log_id, partition): after for log_id, partition, _, after in zip(*beyond or [[]] * 4, strict=True)}
         with self.transaction() as cursor:
@@ -67,7 +70,8 @@ class Ranges(Session):
         return wanted
 
     def work(self, score: Score, window: Window) -> Done | None:
-        """Implement `rescoring.Ranges.work`."""
+        """Score a range that overlaps `window`, and store that; return None if there is none that is free. Raises
+        ModelError if the model fails, or the database refuses a score."""
         statements = queries("rescores")
         with self.transaction() as cursor:
             cursor.execute(queries("accounts")["lock_rescored"])
@@ -98,11 +102,11 @@ class Ranges(Session):
         return int(cursor.rowcount)
 
     def left(self, window: Window) -> tuple[int, int]:
-        """Implement `rescoring.Ranges.left`."""
+        """Return how many ranges that overlap `window` are not done, and their offsets."""
         return self._two("open", window._asdict())
 
     def done(self) -> tuple[int, int]:
-        """Implement `rescoring.Ranges.done`."""
+        """Return how many ranges this run has done, and the predictions in them."""
         return self._two("done_by", {})
 
     def _two(self, query: str, values: dict[str, Any]) -> tuple[int, int]:
