@@ -4,6 +4,7 @@ A part is a range of offsets of a partition. It has a file for each table that h
 is written last. So a part is whole, or it is written again."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -52,9 +53,8 @@ class File(NamedTuple):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is exported; `tables` has the type of each column."""
+    """What is exported, by which version of bdlab; `tables` has the type of each column."""
 
-    bdlab: str
     since: datetime | None
     until: datetime | None
     contract: dict[str, Any]
@@ -62,6 +62,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     logs: tuple[Log, ...]
     ranges: tuple[Range, ...]
     part_offsets: int = PART_OFFSETS
+    bdlab: str = ""
 
 
 class Manifest(Plan, frozen=True, kw_only=True):
@@ -127,12 +128,13 @@ def export(
     since: datetime | None,
     until: datetime | None,
     *,
+    version: str,
     stop: Event,
     tell: Callable[[int, int], None],
 ) -> Manifest:
     """Write what was stored from `since` to before `until`; or go on with what a killed export had planned. `tell` gets
     how many positions are done, and of how many. Raises BdlabError."""
-    plan = _planned(folder, source, since, until)
+    plan = _planned(folder, source, since, until, version)
     total, done, files = sum(one.after - one.first for one in plan.ranges), 0, list[File]()
     for part in _parts(plan):
         if stop.is_set():
@@ -183,12 +185,12 @@ def verify(folder: Folder, *, limit: int, tell: Callable[[int, int], None]) -> E
     )
 
 
-def _planned(folder: Folder, source: Source, since: datetime | None, until: datetime | None) -> Plan:
+def _planned(folder: Folder, source: Source, since: datetime | None, until: datetime | None, version: str) -> Plan:
     """Return the plan that is in the folder, or write a new one."""
     if MANIFEST in folder.names:
         hint = f"`bdlab verify --export {folder.place}` checks it; another one needs another folder."
         raise InvalidInput(f"{folder.place} has a finished export", hint=hint)
-    now = source.plan(since, until)
+    now = msgspec.structs.replace(source.plan(since, until), bdlab=version)
     if PLAN in folder.names:
         plan = folder.read(PLAN, Plan)
         if plan.logs != now.logs[: len(plan.logs)]:
@@ -253,12 +255,11 @@ def _fill(schema: Any, batches: Iterable[Any], file: Any) -> int:
 
 def _problems(folder: Folder, part: Range, files: Sequence[File]) -> list[str]:
     """Return what is wrong with the files of a part: together they have each of its positions once."""
-    import numpy as np  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415
 
     problems = [f"{file.name} is missing" for file in files if file.name not in folder.names]
-    seen = np.zeros(part.after - part.first, int)
+    seen: Counter[int] = Counter()
     for file in [file for file in files if file.name in folder.names]:
         content: Any
         with remote.opened(f"{folder.place}/{file.name}") as content:
@@ -270,15 +271,15 @@ def _problems(folder: Folder, part: Range, files: Sequence[File]) -> list[str]:
             except (pa.ArrowException, OSError, ValueError) as error:
                 problems.append(f"{file.name} cannot be read as Parquet: {str(error).splitlines()[0]}")
                 continue
-        offsets = np.array(found["offset"], int)
-        inside = (offsets >= part.first) & (offsets < part.after)
-        if not inside.all() or {*found["log_id"], *found["partition"]} - {part.log_id, part.partition}:
+        seen.update(found["offset"])
+        strange = {*found["log_id"]} - {part.log_id} or {*found["partition"]} - {part.partition}
+        if not all(part.first <= one < part.after for one in found["offset"]) or strange:
             problems.append(f"{file.name} has positions of other parts")
-        if len(offsets) != file.rows:
-            problems.append(f"{file.name} has {len(offsets):,} rows, and {file.rows:,} were written")
-        np.add.at(seen, offsets[inside] - part.first, 1)
-    for what, places in (("missing", np.flatnonzero(seen == 0)), ("twice", np.flatnonzero(seen > 1))):
-        if len(places):
+        if len(found["offset"]) != file.rows:
+            problems.append(f"{file.name} has {len(found['offset']):,} rows, and {file.rows:,} were written")
+    missing = [one for one in range(part.first, part.after) if one not in seen]
+    for what, offsets in (("missing", missing), ("twice", sorted(one for one in seen if seen[one] > 1))):
+        if offsets:
             where = f"log {part.log_id}, partition {part.partition}"
-            problems.append(f"{where}: {len(places):,} positions {what}, the first {part.first + int(places[0])}")
+            problems.append(f"{where}: {len(offsets):,} positions {what}, the first {offsets[0]}")
     return problems

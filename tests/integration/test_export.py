@@ -54,7 +54,7 @@ class InParts:
 def written(
     folder: Path | str, source: InParts, since: datetime | None = None, until: datetime | None = None
 ) -> Manifest:
-    return export(Folder(str(folder)), source, since, until, stop=threading.Event(), tell=lambda *_: None)
+    return export(Folder(str(folder)), source, since, until, version="1", stop=threading.Event(), tell=lambda *_: None)
 
 
 def problems(folder: Path | str) -> list[str]:

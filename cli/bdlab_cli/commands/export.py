@@ -26,6 +26,7 @@ def export(
 
     May be killed and run again: it goes on with what it had planned. `bdlab verify --export OUT` proves that the files
     hold each position once."""
+    from bdlab import __version__
     from bdlab.export import Folder
     from bdlab.export import export as write
     from bdlab.postgres.exports import Exporter
@@ -38,7 +39,7 @@ def export(
         Exporter(session) as source,
         counting("positions") as tell,
     ):
-        done = write(folder, source, since, until, stop=stop, tell=tell)
+        done = write(folder, source, since, until, version=__version__, stop=stop, tell=tell)
     if json:
         terminal.echo_json({"out": out, "counts": done.counts, "ranges": done.ranges, "files": len(done.files)})
     else:

@@ -7,7 +7,6 @@ from typing import Any
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
-from bdlab import __version__
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import BdlabError
 from bdlab.export import TABLES, Log, Plan, Range
@@ -44,7 +43,6 @@ class Exporter(Session):
             cursor.execute(queries("exports")["logs"])
             logs = tuple(Log(*row) for row in cursor.fetchall())
             return Plan(
-                bdlab=__version__,
                 since=since,
                 until=until,
                 contract=read_contract(cursor).document,
