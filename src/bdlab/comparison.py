@@ -114,7 +114,6 @@ def compare(  # noqa: PLR0917 - what two versions are compared by
     models: tuple[str, str],
     pairs: Iterable[Mapping[str, Any]],
     bins: Sequence[tuple[Field, Distribution]],
-    flips: Iterable[Mapping[str, Any]],
     spread: Mapping[str, Any],
     furthest: list[dict[str, Any]],
     tolerance: float,
@@ -124,15 +123,15 @@ def compare(  # noqa: PLR0917 - what two versions are compared by
     B is `worse` if its error is above A's by more than `tolerance` in all of the interval, `not worse` if in none of
     it, else `undecided`."""
     groups = defaultdict[tuple[int, int], list[Mapping[str, Any]]](list)
+    said = defaultdict[int, dict[str, dict[str, int]]](dict)
     for row in pairs:
         at = next((number for number in range(len(bins)) if row[f"bin{number}"] is not None), _WHOLE)
-        groups[at, _WHOLE if at == _WHOLE else row[f"bin{at}"]].append(row)
-    whole = groups.pop((_WHOLE, _WHOLE), [])
-    said = defaultdict[int, dict[str, dict[str, int]]](dict)
-    for row in flips:
+        if at != _WHOLE or row["block"] is not None:
+            groups[at, row[f"bin{at}"] if at != _WHOLE else _WHOLE].append(row)
         for number, _ in enumerate(contract.truths):
             if (a := row.get(f"a{number}")) is not None and (b := row[f"b{number}"]) is not None:
                 said[number].setdefault(a, {})[b] = row["rows"]
+    whole = groups.pop((_WHOLE, _WHOLE), [])
     outputs = {
         field.name: Output(
             _mean(whole, f"same{number}") or 0.0,

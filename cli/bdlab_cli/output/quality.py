@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from operator import itemgetter
 from pathlib import Path
 
@@ -21,9 +22,10 @@ def show(report: Report) -> None:
     if not report.versions:
         terminal.echo("no predictions are stored in this time, from this source")
     for one in report.versions:
-        delay = f", after {_span(one.delay_s[0])} (median), {_span(one.delay_s[1])} (95 %)" if one.delay_s else ""
+        delay = [timedelta(seconds=round(each)) for each in one.delay_s or ()]
+        after = f", after {delay[0]} (median), {delay[1]} (95 %)" if delay else ""
         share = f"{one.labelled:,} ({one.labelled / one.rows:.1%})"
-        terminal.echo(f"{one.model}: {one.rows:,} predictions; feedback for {share}{delay}")
+        terminal.echo(f"{one.model}: {one.rows:,} predictions; feedback for {share}{after}")
         errors = [
             (name, each.rows, measure, getattr(each, measure), each.card.get(measure))
             for name, each in one.errors.items()
@@ -98,26 +100,6 @@ def _words(fields: dict[str, object]) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _span(seconds: float) -> str:
-    unit, name = next(
-        ((unit, name) for unit, name in ((86400, "d"), (3600, "h"), (60, "min")) if seconds >= unit), (1, "s")
-    )
-    return f"{seconds / unit:.1f} {name}"
-
-
-_GAUGES = {
-    "rows": "Predictions of a version, and of these the ones with feedback.",
-    "error": "The error of an output by feedback.",
-    "card_error": "The same in the version's card.",
-    "psi": "The population stability index of a field, if there are enough rows.",
-    "calibration_error": "The mean difference of confidence and the share that is right.",
-    "feedback_delay_seconds": "From prediction to feedback.",
-    "alarms": "How many figures are past the limits that were given.",
-    "unknown": "Of how many of the limits nothing can be said.",
-    "timestamp_seconds": "When these figures were made, in seconds since 1970.",
-}
-
-
 def write_gauges(report: Report, file: Path) -> None:
     """Replace a file for node_exporter's textfile collector by the figures of the report. Raises InvalidInput."""
     registry, gauges = CollectorRegistry(), dict[str, Gauge]()
@@ -125,7 +107,9 @@ def write_gauges(report: Report, file: Path) -> None:
     def put(name: str, value: float | None, **labels: str) -> None:
         if value is not None:
             if name not in gauges:
-                gauges[name] = Gauge(f"bdlab_quality_{name}", _GAUGES[name], [*labels], registry=registry)
+                gauges[name] = Gauge(
+                    f"bdlab_quality_{name}", "docs/metrics.md says what it is", [*labels], registry=registry
+                )
             (gauges[name].labels(**labels) if labels else gauges[name]).set(value)
 
     for one in report.versions:

@@ -79,13 +79,9 @@ def compare(
     contract, (a, b) = reader.contract(), models
     fields, what = _sliced(contract, sliced), {**what, "model": a, "other": b, "rescored": None}
     bins = _bins(fields, reader.sample(contract, what, quality.SAMPLED)) if fields else []
-    pairs, flips, spread = (
-        reader.pairs(contract, what, bins),
-        reader.flips(contract, what),
-        reader.spread(contract, what),
-    )
+    pairs, spread = reader.pairs(contract, what, bins), reader.spread(contract, what)
     furthest = _furthest(contract, reader.worst(contract, what, worst)) if worst else []
-    found = comparison.compare(contract, models, pairs, bins, flips, spread, furthest, tolerance)
+    found = comparison.compare(contract, models, pairs, bins, spread, furthest, tolerance)
     if not found.rows:
         for model in (a, b):
             if not any(reader.select("versions", what | {"model": model, "rescored": each}) for each in (False, True)):

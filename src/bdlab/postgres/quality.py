@@ -1,6 +1,6 @@
 """The figures of quality and of comparisons: sums over the view `quality` that the database makes, of any contract."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -68,15 +68,17 @@ class QualityReader(Reader):
             sums.append(f"count(e{number}) AS n{number}")
             sums.append((of_number if field.kind in _NUMBERS else of_other).format(number))
         binned = _binned(contract, bins)
-        names = _joined(map(sql.Identifier, (*binned, "c")))
+        names = sql.SQL(", ".join((*binned, "c")))
         columns, totals = _named({**binned, **shown}), sql.SQL(", ".join(sums))
         return self.select("figures", values, columns=columns, names=names, sets=names, sums=totals)
 
     def pairs(self, contract: Contract, values: Mapping[str, Any], bins: Bins) -> list[dict[str, Any]]:
-        """Return the sums of the pairs of two models: by block, and of each bin (bin0, bin1, ...) by fewer blocks."""
-        sums = []
+        """Return the sums of the pairs of two models: by block, and of each bin (bin0, bin1, ...) by fewer blocks; and
+        of what both say of each output with classes (a0 and b0, a1 and b1, ...)."""
+        sums, classes = [], []
         for number, field in enumerate(contract.truths):
             a, b, t = f"a{number}", f"b{number}", f"t{number}"
+            classes += [(a, b)] if field.choices else []
             sums.append(f"sum(({a} IS NOT DISTINCT FROM {b})::int)::float8 AS same{number}")
             wrong = "({} <> {})::int"
             if field.kind in _NUMBERS:
@@ -86,25 +88,12 @@ class QualityReader(Reader):
             sums.append(f"count(*) {known} AS n{number}")
             for name, one in (("wrong_a", a), ("wrong_b", b)):
                 sums.append(f"coalesce(sum({wrong.format(one, t)}) {known}, 0)::float8 AS {name}{number}")
-        names = [*map(sql.Identifier, _binned(contract, bins)), sql.Identifier("block")]
-        sets = [sql.SQL("({}, few)").format(name) for name in names[:-1]]
-        return self.select(
-            "pairs",
-            values,
-            **_pairs(contract, bins),
-            names=_joined(names),
-            sums=sql.SQL(", ".join(sums)),
-            sets=_joined([*sets, names[-1]]),
-        )
-
-    def flips(self, contract: Contract, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return how often the models say what of each output with classes: a0 and b0, or a1 and b1, ..."""
-        numbers = [number for number, field in enumerate(contract.truths) if field.choices]
-        if not numbers:
-            return []
-        both = [(sql.Identifier(f"a{number}"), sql.Identifier(f"b{number}")) for number in numbers]
-        names, sets = _joined(name for pair in both for name in pair), _joined(map(_set, both))
-        return self.select("flips", values, **_pairs(contract, ()), names=names, sets=sets)
+        binned = [*_binned(contract, bins)]
+        sets = [("block",), *((name, "few") for name in binned), *classes]
+        names = [*binned, "block", *(name for pair in classes for name in pair)]
+        parts = {"names": names, "sums": sums, "sets": [f"({', '.join(each)})" for each in sets]}
+        listed = {name: sql.SQL(", ".join(each)) for name, each in parts.items()}
+        return self.select("pairs", values, **_pairs(contract, bins), **listed)
 
     def spread(self, contract: Contract, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return quantiles of how far each output that is a number differs: the median, 0.9, 0.99, and 1."""
@@ -156,23 +145,12 @@ def _bin(table: str, field: Field, bins: Distribution) -> sql.Composed:
 def _inputs(contract: Contract, name: str) -> sql.Composed:
     """Return the inputs under such names, with no more of a text than is needed here: thousands of whole ones might
     take the memory."""
-    forms = (f"left({{}}, {_MOST_TEXT})" if field.is_text else "{}" for field in contract.inputs)
-    columns = zip(forms, contract.inputs, strict=True)
-    return _named(
-        {
-            name.format(field, number): sql.SQL(form).format(sql.Identifier("i", field.column))
-            for number, (form, field) in enumerate(columns)
-        }
-    )
-
-
-def _joined(parts: Iterable[sql.Composable]) -> sql.Composed:
-    return sql.SQL(", ").join(parts)
-
-
-def _set(parts: Iterable[sql.Composable]) -> sql.Composed:
-    return sql.SQL("({})").format(_joined(parts))
+    columns: dict[str, sql.Composable] = {}
+    for number, field in enumerate(contract.inputs):
+        form = f"left({{}}, {_MOST_TEXT})" if field.is_text else "{}"
+        columns[name.format(field, number)] = sql.SQL(form).format(sql.Identifier("i", field.column))
+    return _named(columns)
 
 
 def _named(columns: Mapping[str, sql.Composable]) -> sql.Composed:
-    return _joined(sql.SQL("{} AS {}").format(what, sql.Identifier(name)) for name, what in columns.items())
+    return sql.SQL(", ").join(sql.SQL("{} AS {}").format(what, sql.Identifier(name)) for name, what in columns.items())

@@ -43,10 +43,6 @@ WITH pairs AS (
 $pairs
 SELECT {names}, count(*) AS rows, {sums} FROM pairs GROUP BY GROUPING SETS ({sets})
 
--- name: flips
-$pairs
-SELECT {names}, count(*) AS rows FROM pairs GROUP BY GROUPING SETS ({sets})
-
 -- name: spread
 $pairs
 SELECT {sums} FROM pairs
