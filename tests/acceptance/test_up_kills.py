@@ -117,8 +117,8 @@ class Stack:
 
     def goes_on(self) -> None:
         """The load is acknowledged again, and a file of reviews is published."""
-        reached = len(self.load.acknowledged) + 100
-        until(lambda: len(self.load.acknowledged) >= reached, WITHIN_S)
+        reached = len(self.load.predictions.acknowledged) + 100
+        until(lambda: len(self.load.predictions.acknowledged) >= reached, WITHIN_S)
         file = self.folder.path.parent / "reviews.jsonl"
         file.write_text("".join(f'{{"text": "Good, {self.kills} {number}."}}\n' for number in range(50)))
         done = subprocess.run(
@@ -136,7 +136,7 @@ class Stack:
 
     def nothing_is_lost(self) -> None:
         """What was acknowledged up to here is stored, each once; the load goes on meanwhile."""
-        acknowledged = self.load.acknowledged | self.from_file
+        acknowledged = self.load.predictions.acknowledged | self.from_file
         terminal = f'eval "$(bdlab env --data-dir {shlex.quote(str(self.folder.path))})"'
         done = shell(f"{terminal}\nbdlab verify --wait 120 --json")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -190,7 +190,7 @@ def test_kills_lose_nothing(tmp_path: Path, start_up: Callable[..., Up]) -> None
     assert stack.kills == rounds(10, 20)
     assert stack.load.wrong == []
     stack.nothing_is_lost()
-    assert set(stack.stored()) <= stack.load.sent | stack.from_file
+    assert set(stack.stored()) <= stack.load.predictions.sent | stack.from_file
 
     # Ctrl-C, and once more.
     before = set(stack.stored())

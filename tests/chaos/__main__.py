@@ -63,15 +63,23 @@ def _show(report: Report, console: Console) -> None:
     for kind, times in report.faults.items():
         table.add_row(kind, str(times))
     console.print(table)
+    duplicates, models = report.duplicates, ", ".join(f"{name} {count:,}" for name, count in report.models.items())
     console.print(
-        f"sent {report.sent:,} · acknowledged {report.acknowledged:,} · stored {report.stored:,} · "
-        f"duplicates recorded {report.duplicates:,} · dead letters {report.dead_letters:,}\n"
-        f"failed requests, all retried: {report.failed_requests}\n"
+        f"predictions: sent {report.sent:,} · acknowledged {report.acknowledged:,} · stored {report.stored:,} · "
+        f"duplicates recorded {duplicates.get('prediction', 0):,}\n"
+        f"feedback: sent {report.feedback_sent:,} · acknowledged {report.feedback_acknowledged:,} · "
+        f"stored {report.feedback_stored:,}, {report.feedback_of_nobody:,} of it of unknown predictions · "
+        f"duplicates recorded {duplicates.get('feedback', 0):,}\n"
+        f"promotions: {report.promotions_reported:,} reported, {report.promotions:,} in the table · "
+        f"{report.promotions_tried_again:,} commands killed or failed, and run again · predictions by {models}\n"
+        f"scored again: {report.rescored:,}, {report.rescored_at_the_end:,} of them after the storm\n"
+        f"dead letters: {report.dead_letters:,} · failed requests, all retried: {report.failed_requests}\n"
         f"longest time without an acknowledgement: {report.longest_gap_s} s\n"
         f"acknowledged and not stored: {len(report.lost)} · stored and never sent: {len(report.unknown)} · "
-        f"wrong answers: {len(report.wrong_answers)} · verify exit code: {report.verify_exit_code}"
+        f"wrong answers: {len(report.wrong_answers)} · tables that do not agree: {len(report.broken)} · "
+        f"verify exit code: {report.verify_exit_code}"
     )
-    for line in (*report.lost, *report.unknown, *report.wrong_answers):
+    for line in (*report.lost, *report.unknown, *report.wrong_answers, *report.broken):
         console.print(f"  {line}")
     if report.verify_exit_code:
         console.print(report.verify_output)

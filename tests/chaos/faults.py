@@ -31,6 +31,13 @@ def kill_serve(system: System, rng: random.Random) -> None:
     system.wait_for_api(timeout_s=60)
 
 
+def kill_rescore(system: System, rng: random.Random) -> None:
+    """kill -9 of who scores again; started again, it goes on with what is left."""
+    system.shadow.kill()
+    time.sleep(rng.uniform(0, 1))
+    system.shadow.start()
+
+
 def kill_postgres(system: System, rng: random.Random) -> None:
     """kill -9 of Postgres; it recovers from its log."""
     system.kill_server(system.postgres)
@@ -195,6 +202,7 @@ def catalogue(system: System) -> dict[str, Fault]:
         for fault in (
             kill_consume,
             kill_serve,
+            kill_rescore,
             kill_postgres,
             kill_vault,
             zombie_consumer,

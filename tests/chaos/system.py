@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -19,14 +20,17 @@ from confluent_kafka.admin import AdminClient
 from bdlab.stack import OpenBao, Postgres, Server
 from tests import forked
 from tests.chaos.advertised import KINDS, AdvertisedCluster, Member
+from tests.chaos.promotions import SHADOW, VERSIONS, write_version
 from tests.chaos.proxy import Address, Link, Proxy, kafka_client_id
 
 _PAIRS = (
     "client-serve",
     "serve-vault",
     "consume-vault",
+    "rescore-vault",
     "serve-postgres",
     "consume-postgres",
+    "rescore-postgres",
     "serve-broker",
     "consume-broker",
 )
@@ -107,7 +111,8 @@ class System:
             self._set_up()
             self.serve = self._service("serve", "--port", str(self._api_port))
             self.consumers = [self._service("consume", name=f"consume-{n}") for n in range(self._consumers)]
-            for service in (self.serve, *self.consumers):
+            self.shadow = self._service("rescore", "--model", SHADOW, "--follow", "--jobs", "1", "--json")
+            for service in (self.serve, *self.consumers, self.shadow):
                 stack.callback(service.kill)
                 service.start()
             self.wait_for_api(timeout_s=60)
@@ -152,7 +157,18 @@ class System:
         """Run one command to its end, without a proxy on its way."""
         return forked.run(arguments, self._environment(), timeout_s=timeout_s)
 
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+    def model_that_serves(self, wanted: str) -> str:
+        """The name that the API tells; another one than `wanted` only if it still does after half a minute."""
+        found, deadline = "", time.monotonic() + 30
+        while found != wanted and time.monotonic() < deadline:
+            connection = http.client.HTTPConnection("127.0.0.1", self._api_port, timeout=5)
+            with contextlib.closing(connection):
+                connection.request("GET", "/health")
+                found = json.loads(connection.getresponse().read())["model"]
+            time.sleep(0.05)
+        return found
+
+    def sql(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
         """Run one statement as the server's administrator, outside a transaction."""
         connection = psycopg2.connect(
             host="127.0.0.1",
@@ -165,7 +181,7 @@ class System:
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute(statement)
+                cursor.execute(statement, values or None)
                 return cursor.fetchall() if cursor.description else []
         finally:
             connection.close()
@@ -212,6 +228,10 @@ class System:
             done = self.bdlab(*command, timeout_s=120)
             assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
         env_file.unlink()
+        for number, version in enumerate(VERSIONS):
+            card = write_version(self.folder / version, number)
+            added = self.bdlab("model", "add", str(card), timeout_s=60)
+            assert added.returncode == 0, added.stderr
 
     def _service(self, command: str, *arguments: str, name: str = "") -> Service:
         proxies = self._proxies
@@ -230,6 +250,9 @@ class System:
             "BDLAB_KAFKA_SESSION_TIMEOUT_S": str(self.session_timeout_s),
             "BDLAB_KAFKA_DELIVERY_TIMEOUT_S": "5",
             "BDLAB_LOG_FORMAT": "json",
+            "BDLAB_MODEL_REGISTRY": str(self.folder / "registry"),
+            "BDLAB_MODEL_CACHE_DIR": str(self.folder / "cache"),
+            "BDLAB_MODEL_POLL_S": "0.5",
         }
 
 
