@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import msgspec
 import psycopg2
@@ -30,8 +32,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("deployments")]
 SALES = Deployment("sales")
 BOTH = (BDLAB, SALES)
 PAIRS = [(BDLAB, SALES), (SALES, BDLAB)]
-#: How many predictions each has.
+#: How many predictions each has, and how much feedback.
 STORED = {BDLAB: 2, SALES: 3}
+FEEDBACK = {BDLAB: 1, SALES: 2}
 CHECKS = [word for group in ("vault", "kafka", "postgres") for word in ("--check", group)]
 REVIEW = {"text": "This product is terrible!"}
 #: What a service might do to a topic and a group. The rest is about the whole broker, and refused to all; and
@@ -93,8 +96,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
         assert both.vault_init(SALES)["policies"] == "done"
         both.run(SALES, "migrate")
         for deployment, count in STORED.items():
-            for _ in range(count):
-                both.run(deployment, "predict", REVIEW["text"])
+            ids = [json.loads(both.run(deployment, "predict", "--json", REVIEW["text"]))["id"] for _ in range(count)]
+            for one in ids[: FEEDBACK[deployment]]:
+                both.run(deployment, "feedback", one, "sentiment=negative", "--source", str(deployment))
             both.run(deployment, "consume", "--until-idle")
         yield both
 
@@ -103,18 +107,26 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
 def test_a_second_set_up_changes_nothing(two: Two, deployment: Deployment) -> None:
     assert set(two.vault_init(deployment).values()) == {"unchanged"}
     printed = two.run(deployment, "migrate").splitlines()
-    assert f"topic {deployment.own('predictions')}: unchanged" in printed
+    assert {f"topic {deployment.own(topic)}: unchanged" for topic in ("predictions", "feedback")} <= set(printed)
     assert [line for line in printed if not line.endswith(": unchanged")] == []
 
 
 @pytest.mark.parametrize("deployment", BOTH)
 def test_each_is_verified_by_its_own_numbers(two: Two, deployment: Deployment) -> None:
     found = json.loads(two.run(deployment, "verify", "--json"))
-    assert {one["topic"] for one in found["partitions"]} == {deployment.own("predictions")}
-    assert sum(one["stored"] for one in found["partitions"]) == STORED[deployment]
+    stored = Counter[str]()
+    for one in found["partitions"]:
+        stored[one["topic"]] += one["stored"]
+    its = {"predictions": STORED[deployment], "feedback": FEEDBACK[deployment]}
+    assert stored == {deployment.own(topic): count for topic, count in its.items()}
+    assert found["unknown_feedback"] == 0
     checks = {one["name"]: one for one in json.loads(two.run(deployment, "status", "--json", *CHECKS))["checks"]}
     assert checks["vault.policies"]["message"] == deployment.own("status")
-    assert checks["postgres.rows"]["detail"]["rows"] == STORED[deployment]
+    assert checks["postgres.rows"]["detail"] == {"rows": STORED[deployment], "feedback": FEEDBACK[deployment]}
+    with two.session(deployment, "verify") as session, contextlib.closing(connect(session.database())) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT DISTINCT feedback_source FROM quality WHERE feedback_source IS NOT NULL")
+            assert cursor.fetchall() == [(str(deployment),)]
 
 
 @pytest.mark.parametrize(("mine", "other"), PAIRS)
@@ -171,15 +183,20 @@ def test_no_service_enters_the_other_s_database(two: Two, mine: Deployment, othe
 
 @pytest.mark.parametrize(("mine", "other"), PAIRS)
 def test_no_service_reaches_the_other_s_topic_or_group(two: Two, mine: Deployment, other: Deployment) -> None:
-    topic, group = other.own("predictions"), other.own("bdlab-db-consumer")
+    group = other.own("bdlab-db-consumer")
+    theirs = ((other.own("predictions"), group), (other.own("feedback"), f"{group}-feedback"))
     with two.session(other, "consume") as session:  # they are there, and can be reached
-        for operation in ("read topic", "describe group"):
+        for operation, (topic, group) in product(("read topic", "describe group"), theirs):
             assert OPERATIONS[operation](Target(session.kafka(), topic, group))
 
     def reached(service: str) -> list[str]:
         with two.session(mine, service) as session:
-            target = Target(session.kafka(), topic, group)
-            return [name for name in REACHING_IN if OPERATIONS[name](target)]
+            targets = [Target(session.kafka(), topic, group) for topic, group in theirs]
+            return [
+                f"{name} of {target.topic}"
+                for name, target in product(REACHING_IN, targets)
+                if OPERATIONS[name](target)
+            ]
 
     with ThreadPoolExecutor(4) as pool:
         assert dict(zip(KAFKA_SERVICES, pool.map(reached, KAFKA_SERVICES), strict=True)) == {

@@ -157,6 +157,7 @@ def test_every_command_does_its_work_with_tls_logins_and_acls(secured: tuple[Pip
         "contract: unchanged",
         "users and ACLs: unchanged",
         "topic predictions: unchanged",
+        "topic feedback: unchanged",
     ]
 
 

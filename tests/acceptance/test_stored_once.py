@@ -14,12 +14,13 @@ import psycopg2
 import pytest
 
 from bdlab import settings
+from bdlab.credentials import FeedbackTopic
 from bdlab.events import encode
 from bdlab.kafka.producer import Producer
 from bdlab.vault.session import VaultSession
 from tests.fix_kafka import Acks
 from tests.fix_pipeline import Daemon, Pipeline, running_pipeline
-from tests.samples import event
+from tests.samples import event, feedback
 
 # Like a storm, never tried again.
 pytestmark = [pytest.mark.broker, pytest.mark.flaky(reruns=0)]
@@ -48,15 +49,15 @@ class Running:
         assert report["verified"] == (code == 0)
         return report
 
-    def publish(self, *records: tuple[bytes | None, bytes | None]) -> None:
+    def publish(self, *records: tuple[bytes | None, bytes | None], service: str = "predict") -> None:
+        """To the topic that the service writes."""
         acks = Acks()
-        with (
-            self.session("predict", None) as session,
-            Producer(session, client_id="tests", source="/tests") as producer,
-        ):
-            for key, value in records:
-                producer.publish_raw(key, value, [], acks)
-            acks.positions(len(records), 60)
+        with self.session(service, None) as session:
+            where = FeedbackTopic(session) if service == "feedback" else session
+            with Producer(where, client_id="tests", source="/tests") as producer:
+                for key, value in records:
+                    producer.publish_raw(key, value, [], acks)
+                acks.positions(len(records), 60)
 
     def execute_as_owner(self, statement: str) -> list[Any]:
         with self.session("migrate", "bdlab-owner") as session:
@@ -89,6 +90,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def totals(report: dict[str, Any]) -> tuple[int, int, int]:
+    """Of both topics."""
     stored, duplicates, letters = (
         sum(one[field] for one in report["partitions"]) for field in ("stored", "duplicates", "dead_letters")
     )
@@ -98,7 +100,8 @@ def totals(report: dict[str, Any]) -> tuple[int, int, int]:
 def test_migrating_again_changes_nothing(running: Running) -> None:
     code, output, log = running.bdlab("migrate")
     assert code == 0, log
-    assert output.splitlines() == ["schema: unchanged", "contract: unchanged", "topic predictions: unchanged"]
+    things = ("schema", "contract", "topic predictions", "topic feedback")
+    assert output.splitlines() == [f"{thing}: unchanged" for thing in things]
 
 
 def test_the_consumers_log_names_what_it_stored(running: Running) -> None:
@@ -274,15 +277,18 @@ def test_verify_finds_what_was_tampered_with_after_a_prune(running: Running) -> 
     assert code == 0, log
     assert sum(one["stored"] for one in json.loads(output)) == before[0]
     running.publish(*(encode(event()) for _ in range(30)))
+    said = encode(feedback())
+    running.publish(*(encode(feedback()) for _ in range(9)), said, said, service="feedback")
     report = running.verify()
     assert report["verified"], report
-    assert totals(report) == (before[0] + 30, before[1], before[2])
+    assert totals(report) == (before[0] + 40, before[1] + 1, before[2])
 
-    [(gone, partition, offset)] = running.execute_as_owner(
-        "DELETE FROM predictions WHERE id = (SELECT id FROM predictions LIMIT 1)"
-        ' RETURNING id::text, partition, "offset"'
-    )
-    code, output, _ = running.bdlab("verify")
-    assert code == 10
-    assert f"partition {partition}: 1 recorded nowhere: offsets {offset} (ids {gone} at {offset})" in output
-    assert "NOT verified" in output
+    for table, key in (("predictions", "id"), ("feedback", "prediction_id")):
+        [(gone, partition, offset)] = running.execute_as_owner(
+            f"DELETE FROM {table} WHERE id = (SELECT id FROM {table} LIMIT 1)"  # noqa: S608
+            f' RETURNING {key}::text, partition, "offset"'
+        )
+        code, output, _ = running.bdlab("verify")
+        assert code == 10
+        assert f"{table}/{partition}: 1 recorded nowhere: offsets {offset} (ids {gone} at {offset})" in output
+        assert "NOT verified" in output

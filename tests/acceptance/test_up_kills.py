@@ -67,7 +67,7 @@ class Stack:
         self.folder = DataFolder(data_dir)
         self.kills = 0
         self._start_up = start_up
-        self.load = Load(self._connect, threads=6, seed=SEED, pause_s=0.02)
+        self.load = Load(self._connect, threads=6, seed=SEED, pause_s=0.02, feedback=0.2)
         self.from_file: set[UUID] = set()
         self._chance = random.Random(SEED)
 
@@ -136,20 +136,20 @@ class Stack:
 
     def nothing_is_lost(self) -> None:
         """What was acknowledged up to here is stored, each once; the load goes on meanwhile."""
-        acknowledged = self.load.predictions.acknowledged | self.from_file
+        acknowledged = self.load.predictions.acknowledged | self.load.feedback.acknowledged | self.from_file
         terminal = f'eval "$(bdlab env --data-dir {shlex.quote(str(self.folder.path))})"'
         done = shell(f"{terminal}\nbdlab verify --wait 120 --json")
         assert done.returncode == 0, done.stdout + done.stderr
         report = json.loads(done.stdout)
         assert report["closed"] == []
         assert sum(one["dead_letters"] for one in report["partitions"]) == 0
-        assert len({one["topic_id"] for one in report["partitions"]}) == 1
+        assert len({one["topic_id"] for one in report["partitions"]}) == 2  # that of the feedback too
         stored = list(self.stored())
         assert len(stored) == len(set(stored))
         assert acknowledged <= set(stored)
 
     def stored(self) -> Iterator[UUID]:
-        """The id of each row, but for those of the file's whose answer is not known."""
+        """The id of each row of both tables, but for those of the file's whose answer is not known."""
         layers = settings.load(environ=exports(self.folder, self.folder.running()))
         with (
             VaultSession(layers, service="verify", database_role="bdlab-reader", daemon=False) as session,
@@ -158,7 +158,7 @@ class Stack:
             ) as connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute("SELECT id::text, source FROM predictions")
+            cursor.execute("SELECT id::text, source FROM predictions UNION ALL SELECT id::text, 'load' FROM feedback")
             for text, source in cursor:
                 if source != "demo" or UUID(text) in self.from_file:
                     yield UUID(text)
@@ -190,7 +190,7 @@ def test_kills_lose_nothing(tmp_path: Path, start_up: Callable[..., Up]) -> None
     assert stack.kills == rounds(10, 20)
     assert stack.load.wrong == []
     stack.nothing_is_lost()
-    assert set(stack.stored()) <= stack.load.predictions.sent | stack.from_file
+    assert set(stack.stored()) <= stack.load.predictions.sent | stack.load.feedback.sent | stack.from_file
 
     # Ctrl-C, and once more.
     before = set(stack.stored())
