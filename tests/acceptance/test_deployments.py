@@ -123,10 +123,13 @@ def test_each_is_verified_by_its_own_numbers(two: Two, deployment: Deployment) -
     checks = {one["name"]: one for one in json.loads(two.run(deployment, "status", "--json", *CHECKS))["checks"]}
     assert checks["vault.policies"]["message"] == deployment.own("status")
     assert checks["postgres.rows"]["detail"] == {"rows": STORED[deployment], "feedback": FEEDBACK[deployment]}
-    with two.session(deployment, "verify") as session, contextlib.closing(connect(session.database())) as connection:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT DISTINCT feedback_source FROM quality WHERE feedback_source IS NOT NULL")
-            assert cursor.fetchall() == [(str(deployment),)]
+    with (
+        two.session(deployment, "verify") as session,
+        contextlib.closing(connect(session.database())) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT DISTINCT feedback_source FROM quality WHERE feedback_source IS NOT NULL")
+        assert cursor.fetchall() == [(str(deployment),)]
 
 
 @pytest.mark.parametrize(("mine", "other"), PAIRS)
