@@ -23,6 +23,7 @@ from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.client import VaultClient
 from tests.chaos.vault_faults import VaultProxy
 from tests.fix_pipeline import Daemon
+from tests.fix_registry import version_card
 from tests.fix_up import BDLAB, ENVIRONMENT, Up
 from tests.leaks import TOKEN, Leak, Secrets, Watch
 from tests.waiting import until
@@ -57,7 +58,7 @@ class Run:
 
     def new_key(self, secrets: Secrets) -> str:
         """A key of the API, which the command prints: all else that it says is shown."""
-        printed, said = self.ran("api-key", "create", "shop", "--scope", "predict,read")
+        printed, said = self.ran("api-key", "create", "shop", "--scope", "predict,feedback,read")
         self.shown.append(("messages of api-key create", said))
         key = printed.decode().strip()
         secrets.add("API key", key.removeprefix("bdlab_shop_"))
@@ -121,6 +122,7 @@ def refuse(run: Run, client: httpx.Client, key: str, secrets: Secrets) -> None:
         for name, value in (("Authorization", f"Bearer {given}"), ("X-API-Key", given)):
             headers = {"Authorization": "Basic YTpi", name: value.encode("latin-1")}
             run.ask(client, "GET", "/predictions", 401, headers=headers)
+            run.ask(client, "POST", "/feedback", 401, headers=headers, json={})
     run.ask(client, "GET", "/predictions", 400, headers={"X-API-Key": key})  # beside the client's own
     run.ask(client, "GET", f"/predictions?api_key={key}", 422)
 
@@ -148,10 +150,33 @@ def work(run: Run, client: httpx.Client) -> None:
     run.command("rotate")
 
 
+def change_the_model(run: Run, client: httpx.Client) -> None:
+    """Feedback, and the way of another version from its card to all who serve; some of it is wrong."""
+    predicted = client.post("/predict", json=REVIEW).json()["id"]
+    told = {"prediction_id": predicted, "sentiment": "negative"}
+    run.ask(client, "POST", "/feedback", 200, json=told)
+    run.ask(client, "POST", "/feedback/batch", 200, json=[told, told | {"prediction": 1.0}])
+    run.ask(client, "POST", "/feedback", 422, json={"prediction_id": CANARY, "text": CANARY})
+    run.command("feedback", predicted, "prediction=2.0", "--source", "tests")
+    run.command("feedback", predicted, f"prediction={CANARY}", code=2)
+    model, card = "reviews@9.0.0", version_card(run.folder.path.parent / "card", "9.0.0")
+    run.command("model", "promote", model, code=1)
+    run.command("model", "add", str(card))
+    run.command("model", "promote", model, "--why", CANARY)
+    until(lambda: client.get("/health").json()["model"] == model)
+    run.command("model", "show", model)
+    run.command("verify", "--wait", "60")
+    run.command("rescore", "--model", model, "--jobs", "1")
+    run.command("verify", "--rescored", model)
+    run.command("quality", "--source", "serve", "--json")
+    run.command("query", "--json")
+
+
 def fail(run: Run, up: Up, client: httpx.Client, secrets: Secrets) -> None:
     """Everything away or refused, one after the other."""
     run.proxy.answer(503)
-    for command in (["predict", "x"], ["verify"], ["migrate"]):
+    model = ("--model", "reviews@9.0.0")
+    for command in (["predict", "x"], ["verify"], ["migrate"], ["model", "rollback"], ["rescore", *model]):
         assert "Traceback" in run.command(*command, "--startup-timeout", "0.5", code=1)
     run.command("status", "--json", code=10)
     run.ask(client, "GET", "/vault-status", 503)
@@ -257,6 +282,7 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
                 until(lambda: client.get("/predictions").status_code == 200)
                 refuse(run, client, key, secrets)
                 work(run, client)
+                change_the_model(run, client)
                 fail(run, up, client, secrets)
                 until(lambda: client.get("/health").status_code == 200, timeout_s=60)
                 run.ask(client, "GET", "/health", 200)
@@ -276,6 +302,9 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
         "administrator's password",
         "wrapped_secret_id of",
         "secret_id of serve",
+        "secret_id of model",
+        "secret_id of rescore",
+        "Kafka user of feedback",
         "Kafka user of consume",
         "answer of Vault: client_token",
         "answer of Vault: password",
