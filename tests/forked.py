@@ -117,6 +117,7 @@ def run(
             code = process.wait(timeout_s)
         finally:
             process.kill()
+            process.wait(10)
         for stream in streams:
             stream.seek(0)
         out, err = (stream.read().decode() for stream in streams[1:])

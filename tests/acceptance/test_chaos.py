@@ -27,6 +27,7 @@ OF_THE_BROKER = frozenset(
 
 
 def _assert_held(report: Report, *, predictions: int, faults: int) -> None:
+    print(report.as_json())  # noqa: T201 - pytest shows it beside a failure
     assert report.lost == []
     assert report.unknown == []
     assert report.wrong_answers == []
