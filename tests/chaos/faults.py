@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from tests.chaos.proxy import Link
-from tests.chaos.system import Service, System
+from tests.chaos.system import OF_THE_SHADOW, Service, System
 from tests.servers.zookeeper import ZooKeeperKafka
 
 Fault = Callable[[System, random.Random], None]
@@ -168,13 +168,26 @@ def _some(links: list[Link], rng: random.Random) -> list[Link]:
     return rng.choice([links, [rng.choice(links)]])
 
 
+def _cut(links: list[Link], rng: random.Random) -> None:
+    for _ in range(rng.randint(1, 3)):
+        for link in links:
+            link.reset()
+        time.sleep(rng.uniform(0, 0.3))
+
+
+def _hold(links: list[Link], rng: random.Random) -> None:
+    for link in links:
+        link.stall()
+    try:
+        time.sleep(rng.uniform(0.5, 4))
+    finally:
+        for link in links:
+            link.flow()
+
+
 def _reset(name: str) -> Fault:
     def fault(system: System, rng: random.Random) -> None:
-        links = _some(system.links(name), rng)
-        for _ in range(rng.randint(1, 3)):
-            for link in links:
-                link.reset()
-            time.sleep(rng.uniform(0, 0.3))
+        _cut(_some(system.links(name), rng), rng)
 
     fault.__doc__ = f"Connections {name} are reset."
     return fault
@@ -182,17 +195,15 @@ def _reset(name: str) -> Fault:
 
 def _stall(name: str) -> Fault:
     def fault(system: System, rng: random.Random) -> None:
-        links = _some(system.links(name), rng)
-        for link in links:
-            link.stall()
-        try:
-            time.sleep(rng.uniform(0.5, 4))
-        finally:
-            for link in links:
-                link.flow()
+        _hold(_some(system.links(name), rng), rng)
 
     fault.__doc__ = f"Connections {name} stay open and move no byte."
     return fault
+
+
+def cut_off_rescore(system: System, rng: random.Random) -> None:
+    """The connections of who scores again are reset, or move no byte for a while."""
+    rng.choice((_cut, _hold))([link for name in OF_THE_SHADOW for link in system.links(name)], rng)
 
 
 def catalogue(system: System) -> dict[str, Fault]:
@@ -203,6 +214,7 @@ def catalogue(system: System) -> dict[str, Fault]:
             kill_consume,
             kill_serve,
             kill_rescore,
+            cut_off_rescore,
             kill_postgres,
             kill_vault,
             zombie_consumer,

@@ -63,7 +63,7 @@ class Promotions:
         while not self._stop.is_set():
             rollback = len(self.reported) > 1 and self._rng.random() < 0.25
             self._until_done(["rollback"] if rollback else ["promote", f"reviews@{self._rng.choice(VERSIONS)}"])
-            self._stop.wait(self._rng.uniform(1, 5))
+            self._stop.wait(self._rng.uniform(1, 6))
 
     def _until_done(self, command: Sequence[str]) -> None:
         deadline = time.monotonic() + _WITHIN_S

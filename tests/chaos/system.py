@@ -27,13 +27,12 @@ _PAIRS = (
     "client-serve",
     "serve-vault",
     "consume-vault",
-    "rescore-vault",
     "serve-postgres",
     "consume-postgres",
-    "rescore-postgres",
     "serve-broker",
     "consume-broker",
 )
+OF_THE_SHADOW = ("rescore-vault", "rescore-postgres")
 
 
 class Service:
@@ -92,7 +91,7 @@ class System:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._proxies = {name: Proxy(name) for name in _PAIRS if not name.endswith("-broker")}
+            self._proxies = {name: Proxy(name) for name in (*_PAIRS, *OF_THE_SHADOW) if not name.endswith("-broker")}
             self._broker_proxies: list[Proxy] = []
             members: Sequence[Member] = self.broker.members
             for member in members:
