@@ -20,7 +20,9 @@ from tests import tls
 from tests.fix_pipeline import Pipeline
 from tests.waiting import until
 
-EVERYTHING = [name for group in ("vault", "kafka", "postgres", "log", "model", "api") for name in CHECKS[group]]
+EVERYTHING = [
+    name for group in ("vault", "kafka", "feedback", "postgres", "log", "model", "api") for name in CHECKS[group]
+]
 if tls.ON:
     EVERYTHING += ["vault.certificate", "postgres.certificate", "api.certificate"]
 
@@ -240,7 +242,7 @@ def test_watching_tells_how_fast_the_counts_change(pipeline: Pipeline) -> None:
             return next(check for check in checks if check["name"] == "postgres.rows")
 
         first = rows()
-        assert first["message"] == f"{first['detail']['rows']} predictions"
+        assert first["message"] == f"{first['detail']['rows']} predictions, 0 feedback"
         assert rows()["detail"]["rows_per_s"] == 0
         assert pipeline.run("predict", "One more.").returncode == 0
         assert pipeline.run("consume", "--until-idle").returncode == 0
