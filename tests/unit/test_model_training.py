@@ -132,7 +132,7 @@ def test_of_too_many_terms_those_of_most_products_are_kept(small_model: Path, tm
 
 
 def test_a_head_is_what_scikit_learn_fits_to_the_same_reviews() -> None:
-    corpus = read_corpus(SMALL_REVIEWS)
+    corpus = read_corpus(read_examples(SMALL_REVIEWS))
     fold_of = np.full(len(corpus.stars), -1)
     features = count_terms(corpus, fold_of, 0, Parameters())
     head = fitting.Fits(corpus, features, fold_of, Parameters()).run(fitting.Job("rating", 0), lambda _: None).head

@@ -14,7 +14,7 @@ from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from bdlab.contract import example_of
-from bdlab.model.scorer import SUFFIX, Card
+from bdlab.model.scorer import SUFFIX, Card, contract_of
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import no_line, progress_bar
 
@@ -51,19 +51,29 @@ def show_training(card: Card, output: Path) -> None:
     """Print the figures and the files of a model that was trained into `output`."""
     out = terminal.stdout()
     data, validation = card.data or {}, card.validation or {}
-    figures = (Column(name, justify="right") for name in ("model", "worst fold … best fold", "constant guess"))
-    title = f"{card.title}: {data['rows']} reviews, {data['products']} products"
-    table = Table("figure", *figures, title=f"{title}, {validation['folds']} folds grouped by product")
-    for field, label in _SHOWN.items():
-        model, constant = validation["metrics"][field], validation["constant"][field]
-        table.add_row(label, _number(model), _range(validation["per_fold"], field), _number(constant))
-    out.print(table)
+    if store := data.get("store"):
+        sources = ", ".join(f"{count:,} from {source}" for source, count in store["feedback_sources"].items())
+        when = f"{store['stored_from']} to {store['stored_to']}"
+        out.print(f"from the store: {store['rows']:,} rows, {when}; feedback: {sources}", soft_wrap=True)
+    if "products" in data:
+        figures = (Column(name, justify="right") for name in ("model", "worst fold … best fold", "constant guess"))
+        title = f"{card.title}: {data['rows']} reviews, {data['products']} products"
+        table = Table("figure", *figures, title=f"{title}, {validation['folds']} folds grouped by product")
+        for field, label in _SHOWN.items():
+            model, constant = validation["metrics"][field], validation["constant"][field]
+            table.add_row(label, _number(model), _range(validation["per_fold"], field), _number(constant))
+        out.print(table)
+    else:
+        found = ", ".join(f"{name} {value:.4g}" for name, value in validation["metrics"].items())
+        out.print(f"{card.title}: {found}, by {validation['folds']} folds; {validation['method']}", soft_wrap=True)
     for file, entry in card.files.items():
         out.print(f"{output / file}  {entry.bytes / 1000:.0f} kB  sha256 {entry.sha256[:12]}...", soft_wrap=True)
     path = output / (card.name + SUFFIX)
     out.print(f"{path}  the card", soft_wrap=True)
+    example = shlex.quote(json.dumps(example_of(contract_of(card, path))))
     terminal.echo(
-        f"Try it: bdlab predict --no-publish --model {path} 'Great taste.'\n"
+        f"Try it: bdlab predict --no-publish --model {path} {example}\n"
+        f"Add it to the registry of models: bdlab model add {path}\n"
         f"Switch a local stack to it: Ctrl-C, then bdlab up --model {path}\n"
         f"Elsewhere: BDLAB_MODEL_PATH={path.resolve()} for `serve` and `predict`, and restart `serve`. "
         "`bdlab status` tells where the two differ.",

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from bdlab import comparison, quality
-from bdlab.contract import Contract, Field
+from bdlab.contract import Contract, Field, check_fits
 from bdlab.errors import BdlabError, InvalidInput, ModelError, Unhealthy
 from bdlab.events import Scorer
-from bdlab.model.scorer import Card, find, load_scorer
+from bdlab.model.labelled import Labelled
+from bdlab.model.scorer import Card, find, load_contract, load_scorer
 from bdlab.postgres.quality import Bins, QualityReader, asked
 from bdlab.postgres.session import ConnectionLimits
 from bdlab.profile import distribution_of
@@ -29,6 +30,21 @@ def reading(layers: Layers, command: str, service: str = "verify") -> Iterator[t
         QualityReader(session, application_name=f"bdlab {command}", limits=limits) as reader,
     ):
         yield reader, session.settings()
+
+
+@contextmanager
+def labelled(
+    layers: Layers, like: str | None, *, since: datetime | None, until: datetime | None, source: str
+) -> Iterator[Labelled]:
+    """Open what `bdlab train` reads of the store. The group is that of the card `like`, or of the database's contract.
+
+    Raises BdlabError."""
+    with reading(layers, "train") as (reader, _):
+        contract = reader.contract()
+        if like:
+            check_fits(mine := load_contract(like), contract)
+            contract = mine
+        yield Labelled(contract, reader.labelled(contract, asked(since, until, source)))
 
 
 def judge(

@@ -91,13 +91,15 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of a model. `noun` is what messages call an input ("review"). `description` says what its inputs are,
     in the plural ("product reviews"), if that is not the noun's. `columns` has those of the inputs in the order of the
-    event and the table; `document` is the JSON that it was parsed from."""
+    event and the table, `group` the one whose equal values training keeps together, if there is one; `document` is the
+    JSON that it was parsed from."""
 
     noun: str
     description: str = ""
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     columns: tuple[str, ...]
+    group: str = ""
     document: dict[str, Any]
 
     def __iter__(self) -> Iterator[Field]:

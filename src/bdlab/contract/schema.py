@@ -73,6 +73,7 @@ class _Object(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     required: tuple[str, ...] = ()
     title: Annotated[str, Meta(pattern=r"^[A-Za-z]([A-Za-z ]{0,38}[A-Za-z])?\Z")] = "Input"
     description: str = ""
+    group: str = ""
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,6 +91,8 @@ def parse_contract(document: Mapping[str, Any]) -> Contract:
     inputs, outputs = _fields(given, "input"), _fields(answers, "output")
     for part, schema in (("input", given), ("output", answers)):
         _check_json([schema.title, schema.description], f"the contract's {part}")
+    if answers.group or given.group not in ("", *given.properties):
+        _refuse("the contract's group", f"it names an input field, and {answers.group or given.group!r} is none")
     _check_columns(inputs, outputs)
     _check_outputs(outputs)
     return Contract(
@@ -98,6 +101,7 @@ def parse_contract(document: Mapping[str, Any]) -> Contract:
         inputs=inputs,
         outputs=outputs,
         columns=_order(whole.columns, inputs),
+        group=column_name(given.group),
         document=msgspec.to_builtins(document),
     )
 

@@ -6,7 +6,7 @@ uses, their weights and the lengths of the reviews' vectors. So they are made on
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -49,7 +49,7 @@ _ROWS = parse_contract(
 
 
 class Example(NamedTuple):
-    """A review with its stars; `line` is the line of the file on which it begins, from 1."""
+    """A review with its stars; `line` is the line of the file on which it begins, from 1, or 0 if it is in no file."""
 
     line: int
     product: str
@@ -59,7 +59,7 @@ class Example(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """The reviews of a file as numbers, in its order; `sha256` is of its bytes.
+    """Reviews as numbers, in their order.
 
     `tokens` has the numbers of the tokens in `words`, review by review: the summary, a stop, and the text.
     Those of review `i` are at `starts[i]:starts[i + 1]`; the first `summaries[i]` of them are the summary's.
@@ -67,8 +67,6 @@ class Corpus(NamedTuple):
     names of products; reviews with one number in `texts` have the same text. `sample` has some reviews by their place,
     at random."""
 
-    file: str
-    sha256: str
     words: Sequence[str]
     tokens: Integers
     starts: Integers
@@ -84,15 +82,15 @@ class Corpus(NamedTuple):
         return int(self.products.max()) + 1
 
 
-def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None) -> Corpus:
-    """Return the reviews as numbers, without their texts. Raises InvalidInput as `read_examples` does."""
+def read_corpus(examples: Iterable[Example]) -> Corpus:
+    """Return the reviews as numbers, without their texts."""
     words, names, texts = defaultdict[str, int](), defaultdict[str, int](), defaultdict[bytes, int]()
     for numbers in (words, names, texts):
         numbers.default_factory = numbers.__len__  # from 0, in the order of the first time
     number = words.__getitem__
     chance, sample = Random(0), dict[int, tuple[int, Example]]()  # noqa: S311 - a sample, and no secret
     flat, starts, summaries, rows = array("i"), array("q", [0]), array("i"), array("i")
-    for example in read_examples(path, delimiter=delimiter, progress=progress):
+    for example in examples:
         summary = tokens(example.summary)
         flat.extend(map(number, join(summary, tokens(example.text))))
         starts.append(len(flat))
@@ -102,14 +100,10 @@ def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda
         if (place := count - 1 if count <= PROFILED else chance.randrange(count)) < PROFILED:
             sample[place] = count - 1, example
         rows.extend((names[example.product], example.stars, texts[text], bool(example.summary.strip())))
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     columns = np.array(rows, dtype=np.int32).reshape(-1, 4).T
     places = np.empty(len(names), dtype=np.int32)
     places[[names[name] for name in sorted(names)]] = np.arange(len(names))
     return Corpus(
-        file=path.name,
-        sha256=sha256,
         words=list(words),
         tokens=np.frombuffer(flat, dtype=np.int32),
         starts=np.frombuffer(starts, dtype=np.int64),

@@ -1,11 +1,13 @@
 """Training: grouped cross-validation, a model from all reviews, and its files and card."""
 
+import hashlib
 import io
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as version_of
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,22 @@ from bdlab.contract import review_contract
 from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.events import codec_of
 from bdlab.model import terms
-from bdlab.model.compiled import CompiledScorer
+from bdlab.model.compiled import CompiledScorer, no_review
 from bdlab.model.estimators import SENTIMENTS, build_pipelines, build_table
-from bdlab.model.features import STARS, Corpus, Example, Floats, Integers, Parameters, count_terms, read_corpus
+from bdlab.model.features import (
+    STARS,
+    Corpus,
+    Example,
+    Floats,
+    Integers,
+    Parameters,
+    count_terms,
+    read_corpus,
+    read_examples,
+)
 from bdlab.model.features import Progress as Share
 from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, run_all
+from bdlab.model.labelled import Labelled
 from bdlab.model.scorer import SUFFIX, Card, check_title, encode_card, file_of, make_folder, write_files
 from bdlab.profile import Profile, profile_of
 
@@ -36,7 +49,7 @@ VERSION = "1.1.0"
 
 _LIBRARIES = ("bdlab", "scikit-learn", "numpy", "scipy", "joblib")
 _SEED = 0
-_METHOD = "cross-validation grouped by ProductId; reviews whose text is in the fold are not trained on"
+_METHOD = "cross-validation grouped by {}; reviews whose text is in the fold are not trained on"
 _READ, _COUNTED, _FITTED = 0.08, 0.2, 0.95
 """The shares of the whole work that are done after these steps."""
 _UNUSED = {
@@ -47,9 +60,10 @@ _UNUSED = {
 
 
 def train(
-    csv: Path,
+    csv: Path | None,
     out: Path,
     *,
+    stored: Labelled | None = None,
     progress: Progress = lambda _what, _share: None,
     folds: int = FOLDS,
     delimiter: str = ",",
@@ -57,7 +71,8 @@ def train(
     version: str = VERSION,
     parameters: Parameters | None = None,
 ) -> Card:
-    """Train on the reviews of `csv`, write the model to the folder `out`, old or new, and return its card.
+    """Train on the reviews of `csv`, on `stored` ones with their stars, or on both, write the model to the folder
+    `out`, old or new, and return its card.
 
     The same file gives the same term table, byte by byte. Raises InvalidInput if the file or an option is
     not valid, TrainingFailed if there is too little to learn from."""
@@ -65,7 +80,11 @@ def train(
     check_title(name, version)
     step = partial(_part, progress)
     progress("reading the reviews", 0.0)
-    corpus = read_corpus(csv, delimiter=delimiter, progress=step("reading the reviews", 0.0, _READ))
+    reading = step("reading the reviews", 0.0, _READ)
+    from_file = read_examples(csv, delimiter=delimiter, progress=reading) if csv else ()
+    corpus = read_corpus(chain(from_file, _stored(stored, reading) if stored else ()))
+    if stored:
+        stored.check(len(corpus.stars), folds)
     fold_of = _folds(corpus, folds)
     make_folder(out)
     features = count_terms(corpus, fold_of, folds, chosen, step("counting the terms", _READ, _COUNTED))
@@ -83,7 +102,9 @@ def train(
         for reviews, values in result.predicted:
             predicted[job.head][reviews] = values
     stars = 1 + 4 * predicted["rating"]
-    validation = _validate(fits, folds, stars, predicted["sentiment"])
+    grouped = (stored.contract.group or "the text") if stored else ""
+    method = _METHOD.format(", of stored ones by ".join(filter(None, ("ProductId" if csv else "", grouped))))
+    validation = {"method": method, **_validate(fits, folds, stars, predicted["sentiment"])}
     profile = _profile(
         corpus.sample,
         CompiledScorer(table, codec_of(review_contract()), name=name, sha256=""),
@@ -95,14 +116,14 @@ def train(
         name=name,
         version=version,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        contract=review_contract().document,
+        contract=(stored.contract if stored else review_contract()).document,
         files={
             file: file_of(role, content)
             for role, (file, content) in zip(("terms", "pipeline"), contents.items(), strict=True)
         },
         data={
-            "file": corpus.file,
-            "sha256": corpus.sha256,
+            **({"file": csv.name, "sha256": _sha256(csv)} if csv else {}),
+            **({"store": stored.told()} if stored else {}),
             "rows": len(corpus.stars),
             "products": corpus.count_products(),
             "stars": {str(stars): int((corpus.stars == stars).sum()) for stars in STARS},
@@ -116,6 +137,19 @@ def train(
     write_files(out, {**contents, name + SUFFIX: encode_card(card)})
     progress("done", 1.0)
     return card
+
+
+def _stored(stored: Labelled, progress: Share) -> Iterator[Example]:
+    """Yield stored reviews with their stars, rounded to whole ones. Raises InvalidInput."""
+    if why := no_review(stored.contract):
+        raise InvalidInput(f"the stored inputs are no reviews: {why}", hint="Name their model: --like CARD.")
+    for group, stars, given in stored.read(progress, ("text",)):
+        yield Example(0, group, round(stars), given["summary"], given["text"])
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _profile(sample: Mapping[int, Example], scorer: CompiledScorer, stars: Floats, positive: Floats) -> Profile:
@@ -145,7 +179,7 @@ def _folds(corpus: Corpus, folds: int) -> Integers:
             fold_of[unseen] = number
     except ValueError as error:
         raise InvalidInput(
-            f"{corpus.file} ({corpus.count_products()} products), {folds} folds: {error}",
+            f"{len(fold_of)} reviews of {corpus.count_products()} products or groups, {folds} folds: {error}",
             hint="Ask for 2 folds or more, and no more than products: those of a product are in one.",
         ) from error
     return fold_of
@@ -171,7 +205,6 @@ def _validate(fits: Fits, folds: int, stars: Floats, positive: Floats) -> dict[s
         mostly[unseen] = float((seen > NEUTRAL).sum() >= (seen < NEUTRAL).sum())
         per_fold.append(_metrics(truth[unseen], stars[unseen], positive[unseen]))
     return {
-        "method": _METHOD,
         "folds": folds,
         "metrics": _metrics(truth, stars, positive),
         "constant": _metrics(truth, mean, mostly),

@@ -1,6 +1,6 @@
 """The figures of quality and of comparisons: sums over the view `quality` that the database makes, of any contract."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ Bins = Sequence[tuple[Field, Distribution]]
 
 _BLOCKS, _SLICE_BLOCKS = 2000, 500
 _MOST_TEXT = 10_000
+_FETCHED = 200
 _NUMBERS = ("number", "integer")
 
 
@@ -39,6 +40,16 @@ class QualityReader(Reader):
     def sample(self, contract: Contract, values: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
         """Return inputs of a version, by their columns; the same ones if asked again."""
         return self.select("sample", {**values, "limit": limit}, columns=_inputs(contract, "{0.column}"))
+
+    def labelled(self, contract: Contract, values: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+        """Yield the inputs of any version whose right prediction is known, in one snapshot, the oldest first: how many
+        they are, when each was stored, who knew, the right prediction, and the contract's columns."""
+        columns = sql.SQL(", ").join(sql.Identifier("i", column) for column in contract.columns)
+        literals = {name: sql.Literal(value) for name, value in values.items()}
+        with self._cursor() as cursor, cursor.connection.cursor("labelled") as rows:  # at the server: memory of a page
+            rows.itersize = _FETCHED
+            rows.execute(sql.SQL(queries("quality")["labelled"]).format(columns=columns, **literals))
+            yield from rows
 
     def figures(self, contract: Contract, values: Mapping[str, Any], bins: Bins) -> list[dict[str, Any]]:
         """Return the sums of a version: of all rows, of each bin of each field (bin0, bin1, ...) and of each tenth of

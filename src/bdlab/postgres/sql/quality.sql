@@ -22,6 +22,11 @@ GROUP BY s.model ORDER BY count(*) DESC, s.model
 SELECT {columns} FROM quality s JOIN predictions i USING (id)
 WHERE $of_one ORDER BY uuid_hash_extended(s.id, 0) LIMIT {limit}
 
+-- name: labelled
+SELECT count(*) OVER (), s.stored_at, s.feedback_source, s.true_prediction, {columns}
+FROM quality s JOIN predictions i USING (id)
+WHERE NOT s.rescored AND s.true_prediction IS NOT NULL AND $asked ORDER BY s.stored_at, s.id
+
 -- name: figures
 -- One scan for all fields: a row has the bin of one of them, or none, and all else null.
 WITH found AS (
