@@ -7,6 +7,7 @@ from typing import Annotated
 
 from typer import Argument, BadParameter, Option
 
+from bdlab.selection import Source
 from bdlab_cli.completion import cards
 from bdlab_cli.options import Delimiter, StartupTimeout, moment
 from bdlab_cli.output import terminal
@@ -22,7 +23,7 @@ def train(
     from_store: bool = False,
     since: Annotated[datetime | None, Option("--since", "--last", parser=moment, show_default="all")] = None,
     until: Annotated[datetime | None, Option(parser=moment, show_default="now")] = None,
-    source: str = "real",
+    source: Source = "real",
     like: Annotated[str | None, Option(autocompletion=cards)] = None,
     delimiter: Delimiter = ",",
     folds: int = 5,
@@ -49,9 +50,10 @@ def train(
 
         stored = None
         if from_store:
+            from bdlab.postgres.quality import asked
             from bdlab_cli.wiring.quality import labelled
 
-            stored = stack.enter_context(labelled(layers, like, since=since, until=until, source=source))
+            stored = stack.enter_context(labelled(layers, like, asked(since, until, source)))
         name, version = name or training.NAME, model_version or training.VERSION
         if stored and like and (estimator := refitting.estimator_of(like)):
             if csv:

@@ -8,6 +8,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from rich.text import Text
 from bdlab.contract import Contract
 from bdlab.errors import StackError, StartInterrupted, Unhealthy
 from bdlab.model import load_contract
+from bdlab.model.scorer import find
 from bdlab.retry import tries
+from bdlab.selection import MAX_LIMIT
 from bdlab.stack import DataFolder, Endpoints, Event, LocalStack
 from bdlab.stack.brokers import described
 from bdlab.stack.servers.process import tail
@@ -28,17 +33,17 @@ from bdlab_cli.output import terminal
 from bdlab_cli.output.columns import input_columns, output_columns
 from bdlab_cli.output.stack_events import show
 from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker
-from bdlab_cli.wiring.samples import samples_of
+from bdlab_cli.wiring.samples import samples_of, slang_reviews
 from bdlab_cli.wiring.signals import stop_on_signal
 
 _HTTP_TIMEOUT_S, _ROWS_TIMEOUT_S, _VERIFY_WAIT_S, _POLL_S = 20.0, 30.0, 30, 0.2
 _LOG_LINES = 15
+_LEARNT, _JUDGED = 300, 100
 
 
-def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None, as_json: bool) -> None:
-    """Run the pipeline of `model`, a path as the stack takes it, once and check each step.
-
-    Raises BdlabError for the first that does not hold."""
+def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None, with_life: bool, as_json: bool) -> None:
+    """Run the pipeline of `model`, a path as the stack takes it, once and check each step; `with_life` goes on with a
+    second version of the shipped model. Raises BdlabError for the first that does not hold."""
     talk, out = terminal.stderr(), terminal.stdout()
     began = time.monotonic()
     with stop_on_signal() as stop, _throw_away_folder(keep=keep) as folder:
@@ -58,9 +63,14 @@ def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None, as
                 rows = _wait_for_rows(endpoints, ids, stop)
             if not as_json:
                 out.print(_table(contract, rows), markup=True)
+            life = None
+            if with_life and endpoints.model_path:
+                talk.print("A model of your own serves, so no second version is trained: that is of the shipped one.")
+            elif with_life:
+                life = _ModelLife(stack, endpoints, folder, stop).run()
             with _step("verified that every offset is stored exactly once"):
                 accounts = _verify(stack, stop, *["--json"] * as_json)
-            result = {"rows": rows, "accounts": msgspec.Raw(accounts.encode())}
+            result = {"rows": rows, "accounts": msgspec.Raw(accounts.encode()), "model_life": life}
             terminal.echo_json(result) if as_json else out.print(accounts, end="")
         finally:
             stack.close(drain=False)
@@ -122,7 +132,7 @@ def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Eve
     Raises Unhealthy if some are missing after 30 s, and StartInterrupted if `stop` is set."""
     status, missing = 0, len(ids)
     for _ in tries(_ROWS_TIMEOUT_S, stop=stop, longest_s=_POLL_S):
-        status, answer = _call(endpoints, "GET", f"/predictions?limit={10 * len(ids)}&source=all")
+        status, answer = _call(endpoints, "GET", f"/predictions?limit={min(10 * len(ids), MAX_LIMIT)}&source=all")
         stored = {row["id"]: row for row in answer} if status == 200 else {}
         missing = sum(wanted not in stored for wanted in ids)
         if not missing:
@@ -131,6 +141,88 @@ def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Eve
         raise StartInterrupted("asked to stop while waiting for the rows")
     late = f"are not in Postgres after {_ROWS_TIMEOUT_S:.0f} s (GET /predictions answered {status})"
     raise Unhealthy(f"{missing} of {len(ids)} predictions {late}")
+
+
+@dataclass
+class _ModelLife:
+    """A second version of the shipped model, from feedback to its promotion. Its reviews have no source that is left
+    out by default, since the folder is thrown away."""
+
+    stack: LocalStack
+    endpoints: Endpoints
+    folder: Path
+    stop: threading.Event
+
+    def run(self) -> dict[str, Any]:
+        """Lead it through, and return the figures. Raises BdlabError."""
+        self._reviews, old = slang_reviews(), find("").card.title
+        new = f"{old}+demo"
+        terminal.stderr().print(
+            "Next, a model's life, on reviews in a slang that the shipped model misreads, made up for this demo."
+        )
+        with _step(f"predicted {_LEARNT} such reviews over HTTP"):
+            learnt = self._predict(_LEARNT)
+            _wait_for_rows(self.endpoints, [each for each, _ in learnt], self.stop)
+            between = datetime.now(UTC).isoformat()
+        with _step(f"predicted {_JUDGED} others, which the second version will not learn from"):
+            judged = self._predict(_JUDGED)
+        with _step("said with `bdlab feedback` how many stars each is worth, and stored that"):
+            self._tell(learnt + judged)
+            _verify(self.stack, self.stop)
+        with _step(f"trained {new} with `bdlab train --from-store`, on the first {_LEARNT}"):
+            output = str(self.folder / "second")
+            named = ("--output", output, "--model-version", new.partition("@")[2])
+            self._bdlab("train", "--from-store", "--until", between, *named)
+        with _step("added it to the registry with `bdlab model add`"):
+            self._bdlab("model", "add", output)
+        with _step("scored the others again with `bdlab rescore`, and verified that each was once"):
+            self._bdlab("rescore", "--model", new, "--since", between)
+            rescored = self._bdlab("verify", "--rescored", new, "--json")
+        with _step("compared both versions on the others with `bdlab compare`"):
+            compared = self._bdlab("compare", old, new, "--json")
+        with _step("promoted it with `bdlab model promote --if-better`"):
+            self._bdlab("model", "promote", new, "--if-better", "--why", "bdlab demo")
+        with _step("`serve` took it, without a restart"):
+            self._wait_for(new)
+        with _step(f"predicted {_JUDGED} more with it, said how many stars each is worth, and stored that"):
+            self._tell(self._predict(_JUDGED))
+            _verify(self.stack, self.stop)
+        with _step("asked for the live error with `bdlab quality`"):
+            quality = self._bdlab("quality", "--json")
+        errors = {each["model"]: each["errors"]["prediction"] for each in json.loads(quality)["versions"]}
+        for model in (old, new):
+            text = (
+                f"  live error of {model}: MSE {errors[model]['mse']:.2f} stars², {errors[model]['rows']} right answers"
+            )
+            terminal.stderr().print(text)
+        raw = {"rescored": rescored, "comparison": compared, "quality": quality}
+        return {"model": new, **{name: msgspec.Raw(text.encode()) for name, text in raw.items()}}
+
+    def _bdlab(self, *arguments: str) -> str:
+        return self.stack.commands.run(arguments[0], arguments, self.stop).output
+
+    def _predict(self, count: int) -> list[tuple[str, int]]:
+        """Return the ids of as many predictions, with the stars that are right."""
+        asked = list(islice(self._reviews, count))
+        status, answers = _call(self.endpoints, "POST", "/predict/batch", [given for given, _ in asked], source=None)
+        if status != 200:
+            raise Unhealthy(f"POST /predict/batch answered {status} instead of 200: {answers}")
+        return [(answer["id"], stars) for answer, (_, stars) in zip(answers, asked, strict=True)]
+
+    def _tell(self, known: Sequence[tuple[str, int]]) -> None:
+        file = self.folder / "feedback.csv"
+        lines = "".join(f"{prediction},{stars}\n" for prediction, stars in known)
+        file.write_text("prediction_id,prediction\n" + lines, encoding="utf-8")
+        self._bdlab("feedback", "--file", str(file))
+
+    def _wait_for(self, model: str) -> None:
+        health: Any = {}
+        for _ in tries(_ROWS_TIMEOUT_S, stop=self.stop, longest_s=_POLL_S):
+            _, health = _call(self.endpoints, "GET", "/health")
+            if health["model"] == model:
+                return
+        why = health.get("model_problem") or "it was not loaded in time"
+        raise Unhealthy(f"`serve` still answers with {health.get('model')}: {why}")
 
 
 def _verify(stack: LocalStack, stop: threading.Event, *options: str) -> str:
@@ -142,12 +234,14 @@ def _verify(stack: LocalStack, stop: threading.Event, *options: str) -> str:
     return outcome.output
 
 
-def _call(endpoints: Endpoints, method: str, path: str, body: object = None) -> tuple[int, Any]:
+def _call(
+    endpoints: Endpoints, method: str, path: str, body: object = None, *, source: str | None = "demo"
+) -> tuple[int, Any]:
     """Return status and decoded JSON. Raises StackError if the API does not answer."""
     context = ssl.create_default_context(cafile=endpoints.ca_file) if endpoints.ca_file else False
     try:
         with httpx.Client(verify=context, trust_env=False, timeout=_HTTP_TIMEOUT_S) as client:
-            headers = {"Bdlab-Source": "demo"}
+            headers = {"Bdlab-Source": source} if source else {}
             response = client.request(method, endpoints.http_url + path, json=body, headers=headers)
             return response.status_code, response.json()
     except (httpx.HTTPError, ValueError) as error:

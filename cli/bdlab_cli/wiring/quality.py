@@ -33,9 +33,7 @@ def reading(layers: Layers, command: str, service: str = "verify") -> Iterator[t
 
 
 @contextmanager
-def labelled(
-    layers: Layers, like: str | None, *, since: datetime | None, until: datetime | None, source: str
-) -> Iterator[Labelled]:
+def labelled(layers: Layers, like: str | None, what: Mapping[str, Any]) -> Iterator[Labelled]:
     """Open what `bdlab train` reads of the store. The group is that of the card `like`, or of the database's contract.
 
     Raises BdlabError."""
@@ -44,7 +42,7 @@ def labelled(
         if like:
             check_fits(mine := load_contract(like), contract)
             contract = mine
-        yield Labelled(contract, reader.labelled(contract, asked(since, until, source)))
+        yield Labelled(contract, reader.labelled(contract, what))
 
 
 def judge(

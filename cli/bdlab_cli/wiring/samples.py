@@ -1,9 +1,11 @@
-"""Inputs that `bdlab demo` and `bdlab rotate --drill` send: of reviews those of `samples.json`, which were
-written for them, of other contracts values that are made."""
+"""Inputs that `bdlab demo` and `bdlab rotate --drill` send: of reviews those of `samples.json` and `slang.json`, which
+were written for them, of other contracts values that are made."""
 
 import json
 import random
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +42,15 @@ def _value(field: Field, rng: random.Random) -> Any:
     if field.kind == "integer":
         return rng.randint(int(low), int(high))
     return min(max(round(rng.uniform(low, high), 2), low), high)
+
+
+def slang_reviews() -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield reviews, each another, and the stars that are meant: made up in words that the shipped model misreads."""
+    parts = json.loads(Path(__file__).with_name("slang.json").read_text("utf-8"))
+    found = [
+        ({"text": sentence.format(word=word, thing=thing)}, int(stars))
+        for stars in ("1", "5")
+        for word, sentence, thing in product(parts[stars]["words"], parts[stars]["sentences"], parts["things"])
+    ]
+    random.Random(0).shuffle(found)  # noqa: S311 - no secret
+    yield from found
