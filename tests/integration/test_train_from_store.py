@@ -62,6 +62,8 @@ class World:
             self.offset += 1
             place = {"log_id": 1, "partition": 0, "offset": self.offset}
             made.append({"created_at": NOW, "stored_at": NOW, **row, **place})
+        if not made:
+            return
         names = sql.SQL(", ").join(map(sql.Identifier, made[0]))
         form = "INSERT INTO {0} ({1}) SELECT {1} FROM jsonb_populate_recordset(NULL::{0}, %s::jsonb)"
         statement = sql.SQL(form).format(sql.Identifier(table), names)
