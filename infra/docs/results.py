@@ -209,10 +209,22 @@ class ShownVersion(Struct):
     promotions: list[Promotion]
 
 
+class ModelLife(Struct):
+    """What became of a second version, `model`: the accounting of its scores, both versions on reviews that it has not
+    learnt from, and the live error of each."""
+
+    model: str
+    rescored: rescoring.RescoredReport
+    comparison: comparison.Comparison
+    quality: quality.Report
+
+
 class Demo(Struct):
-    """The stored rows, as GET /predictions has them, and the accounting of the topic."""
+    """The stored rows, as GET /predictions has them, what became of a second version, and the accounting of the topic.
+    `model_life` is null with --no-model-life, and with a model of the user's own."""
 
     rows: list[dict[str, Any]]
+    model_life: ModelLife | None
     accounts: verification.Report
 
 

@@ -47,6 +47,11 @@ def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[s
     environment |= {"BDLAB_VAULT_PROXY": "http://127.0.0.1:1", "VAULT_NAMESPACE": "theirs"}
     done = demo(environment)
     assert done.returncode == 0, done.stdout + done.stderr
+    for step in ("bdlab train --from-store", "bdlab rescore", "bdlab compare", "promote --if-better", "without a restart"):
+        assert step in done.stderr
+    before, after = re.findall(r"live error of (\S+): MSE (\S+) stars², (\d+) right answers", done.stderr)
+    assert (before[0], before[2], after[0], after[2]) == ("reviews@1.1.0", "400", "reviews@1.1.0+demo", "100")
+    assert float(before[1]) > 4 > 1 > float(after[1])
     assert done.stderr.count("✗") == 0
     assert f"started {DEFAULT_BROKER}" in done.stderr
     for step in ("started openbao", "vault-init", "migrate", "6 reviews over HTTP", "12 rows", "left nothing"):
@@ -97,6 +102,7 @@ def test_with_only_pypi_in_reach_it_runs_any_model_in_memory_and_says_so(
     for column in ("living_area", "rooms", "garden", "prediction", "partition/offset"):
         assert column in done.stdout
     assert "verified: 12 stored" in done.stdout
+    assert "no second version is trained" in done.stderr
     first = " ".join(done.stderr.splitlines()[:2])
     assert "in memory only: what is not stored yet is lost when it ends" in first
     assert "127.0.0.1:1/maven" in first
