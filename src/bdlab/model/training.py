@@ -179,7 +179,7 @@ def _folds(corpus: Corpus, folds: int) -> Integers:
             fold_of[unseen] = number
     except ValueError as error:
         raise InvalidInput(
-            f"{len(fold_of)} reviews of {corpus.count_products()} products or groups, {folds} folds: {error}",
+            f"{len(fold_of)} reviews ({corpus.count_products()} products), {folds} folds: {error}",
             hint="Ask for 2 folds or more, and no more than products: those of a product are in one.",
         ) from error
     return fold_of
