@@ -23,7 +23,7 @@ FILL = """
 INSERT INTO predictions (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment,
                          confidence, explanation, model, created_at, log_id, partition, "offset")
 SELECT gen_random_uuid(), summary, text, numerator, denominator, 2.5, 'negative', 0.9, '[]', 'reviews@1.0.0', now(),
-       1, number % 6, number / 6
+       (SELECT log_id FROM logs WHERE topic = 't'), number % 6, number / 6
 FROM (SELECT *, row_number() OVER () - 1 AS number FROM given WHERE text <> '') g;
 INSERT INTO sink_offsets (log_id, partition, first_offset, next_offset)
 SELECT log_id, partition, 0, max("offset") + 1 FROM predictions GROUP BY 1, 2
@@ -34,7 +34,7 @@ def fill(world: World, file: Path) -> None:
     """Put the reviews of a file into the table."""
     world.empty()
     with contextlib.closing(world.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute("INSERT INTO logs (cluster_id, topic) SELECT 'c', 't' WHERE NOT EXISTS (SELECT FROM logs)")
+        cursor.execute("INSERT INTO logs (cluster_id, topic) VALUES ('c', 't') ON CONFLICT DO NOTHING")
         cursor.execute("CREATE TEMP TABLE given (summary text, text text, numerator int, denominator int)")
         with file.open("rb") as source:
             cursor.copy_expert("COPY given FROM STDIN (FORMAT csv, HEADER)", source)
