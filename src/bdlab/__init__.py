@@ -1,12 +1,13 @@
-"""bdlab: a model as a durable prediction pipeline. `load_model` is its Python API (docs/python.md)."""
+"""bdlab: a model as a durable prediction pipeline. `load_model` and `rescorer` are its Python API (docs/python.md)."""
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_model"]
+__all__ = ["__version__", "load_model", "rescorer"]
 
 TYPE_CHECKING = False  # importing typing would take most of the time of `import bdlab`
 if TYPE_CHECKING:
     from os import PathLike
 
+    from bdlab.model.arrow import Rescorer
     from bdlab.model.loaded import Model
 
 
@@ -17,3 +18,11 @@ def load_model(path: "str | PathLike[str]" = "") -> "Model":
     from bdlab.model.loaded import Model  # noqa: PLC0415 - `import bdlab` loads nothing
 
     return Model(path)
+
+
+def rescorer(card: "str | PathLike[str]") -> "Rescorer":
+    """Return a function that scores rows of an export with the model of a card: from Arrow table to Arrow table, for
+    Spark, Ray and Dask. Raises `bdlab.errors.ModelError` if it cannot be loaded, InvalidInput without pyarrow."""
+    from bdlab.model.arrow import Rescorer  # noqa: PLC0415 - `import bdlab` loads nothing
+
+    return Rescorer(card)

@@ -91,6 +91,11 @@ def _score_there(process: Forked, rows: Sequence[tuple[Any, ...]]) -> str:
 
 
 def _score(scorer: Scorer, rows: Sequence[tuple[Any, ...]]) -> str:
+    return msgspec.json.encode(scored(scorer, rows)).decode()
+
+
+def scored(scorer: Scorer, rows: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Return the id and the outputs of each row, which has the id and the inputs. Raises ModelError."""
     contract, given = scorer.codec.contract, scorer.codec.input
     names = [field.column for field in contract.outputs]
     outputs = attrgetter("warning", *names)  # a tuple also of one
@@ -108,4 +113,4 @@ def _score(scorer: Scorer, rows: Sequence[tuple[Any, ...]]) -> str:
                 ) from error
         raise
     found = [dict(zip(names, outputs(score)[1:], strict=True)) for score in scores]
-    return msgspec.json.encode([{"id": row[0], **each} for row, each in zip(rows, found, strict=True)]).decode()
+    return [{"id": row[0], **each} for row, each in zip(rows, found, strict=True)]

@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+import bdlab
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.export import TABLES, Folder, Manifest, Plan, Range, export, verify
 from bdlab.postgres.accounts import prune
@@ -180,6 +181,15 @@ def test_the_commands_export_and_check_without_a_server(pipeline: Pipeline, tmp_
     assert found["counts"]["predictions"] >= 50
     check = pipeline.run("verify", "--export", str(out), VAULT_ADDR="http://127.0.0.1:1")
     assert (check.returncode, check.stdout.startswith("verified: ")) == (0, True), check.stderr
+    (tmp_path / "scores").mkdir()
+    scorer = bdlab.rescorer("")
+    for path in (out / "predictions").iterdir():
+        pq.write_table(scorer(pq.read_table(path)), tmp_path / "scores" / path.name)
+    bring_in = ("rescore", "--from", str(tmp_path / "scores"), "--model", scorer.model, "--json")
+    first, again = (json.loads(pipeline.run(*bring_in).stdout) for _ in range(2))
+    assert first["predictions"] == again["predictions"] == again["known"] == found["counts"]["predictions"]
+    assert (first["ranges_left"], again["ranges"]) == (0, 0)
+    assert pipeline.run("verify", "--rescored", scorer.model).returncode == 0
     next((out / "predictions").iterdir()).unlink()
     check = pipeline.run("verify", "--export", str(out), "--json", VAULT_ADDR="http://127.0.0.1:1")
     assert (check.returncode, json.loads(check.stdout)["verified"]) == (10, False)

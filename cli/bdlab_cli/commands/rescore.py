@@ -19,6 +19,7 @@ def rescore(
     since: Annotated[datetime | None, Option(parser=moment)] = None,
     until: Annotated[datetime | None, Option(parser=moment)] = None,
     follow: bool = False,
+    results: Annotated[str | None, Option("--from")] = None,
     jobs: Annotated[int | None, Option(min=1, max=1000, show_default="one for each core")] = None,
     json: bool = False,
     startup_timeout: StartupTimeout = None,
@@ -34,7 +35,14 @@ def rescore(
     if follow and until:
         raise InvalidInput("--follow goes on until a signal, so it takes no --until")
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
-    done = rescore_stored(layers, model, card, since=since, until=until, follow=follow, jobs=jobs)
+    if results is not None:
+        from bdlab_cli.wiring.scored_files import bring_in
+
+        if model is None or since or until or follow or jobs:
+            raise InvalidInput("--from goes with --model alone", hint="It brings in what another program has scored.")
+        done = bring_in(layers, model, results)
+    else:
+        done = rescore_stored(layers, model, card, since=since, until=until, follow=follow, jobs=jobs)
     if json:
         terminal.echo_json(done)
     else:

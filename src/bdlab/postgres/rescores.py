@@ -2,10 +2,11 @@
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
@@ -23,6 +24,8 @@ _ROWS, _FIRST_ROWS = 500, 20
 
 _ROWS_S = 5.0
 """How long scoring at once takes at most: of a slow model fewer rows are."""
+
+NOTHING = Window([], [], [], [])
 
 _LIMITS = ConnectionLimits(idle_in_transaction_s=60, silence_s=3600)
 """After a minute the server ends a transaction whose process is frozen or cut off, and its range is free."""
@@ -90,6 +93,33 @@ class Ranges(Session):
                 inserted += self.insert(cursor, scores)
             cursor.execute(statements["done"], {**self._names, **place, "predictions": predictions})
         return Done(place["after"] - place["first"], predictions, predictions - inserted)
+
+    def bring_in(self, rows: Iterable[list[dict[str, Any]]]) -> tuple[Done, Window]:
+        """Insert scores that another program has made, in one transaction. Return how many, and the offsets that they
+        are of. Raises ModelError if one is of no stored prediction, or the database refuses one."""
+        statements, predictions, inserted = queries("rescores"), 0, 0
+        bounds: dict[tuple[int, int], tuple[int, int]] = {}
+        with self.transaction() as cursor:
+            cursor.execute(queries("accounts")["lock_rescored"])
+            for some in rows:
+                encoded = msgspec.json.encode(some).decode()
+                cursor.execute(statements["strangers"], {"rows": encoded})
+                for (stranger,) in cursor.fetchall():
+                    raise ModelError(f"the id {stranger} is that of no stored prediction at its position")
+                predictions, inserted = predictions + len(some), inserted + self.insert(cursor, encoded)
+                for row in some:
+                    place, offset = (row["log_id"], row["partition"]), row["offset"]
+                    first, after = bounds.get(place, (offset, offset))
+                    bounds[place] = min(first, offset), max(after, offset + 1)
+        columns = [list(column) for column in zip(*((*place, *ends) for place, ends in bounds.items()), strict=True)]
+        return Done(0, predictions, predictions - inserted), Window(*columns) if columns else NOTHING
+
+    def finish(self, window: Window) -> None:
+        """Note the ranges in `window` of which every prediction has its score as done; plan what is in none before."""
+        statements, values = queries("rescores"), self._names | window._asdict() | {"size": RANGE_OFFSETS}
+        with self.transaction() as cursor:
+            for statement in ("lock_model", "plan", "finish"):
+                cursor.execute(statements[statement], values)
 
     def insert(self, cursor: Cursor, rows: str) -> int:
         """Insert a JSON array of scores, but not where an id has one already. Return how many were inserted. Raises

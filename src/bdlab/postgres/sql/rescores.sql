@@ -68,6 +68,25 @@ INSERT INTO rescored (id, model, run, {columns})
 SELECT id, %(model)s, %(run)s, {columns} FROM json_populate_recordset(NULL::rescored, %(rows)s) ORDER BY id
 ON CONFLICT (id, model) DO NOTHING
 
+-- name: strangers
+SELECT r.id FROM json_to_recordset(%(rows)s) AS r (id uuid, log_id integer, partition integer, "offset" bigint)
+WHERE NOT EXISTS (
+    SELECT FROM predictions p WHERE p.id = r.id
+       AND p.log_id = r.log_id AND p.partition = r.partition AND p."offset" = r."offset")
+LIMIT 1
+
+-- name: $of_range
+FROM predictions p
+WHERE p.log_id = g.log_id AND p.partition = g.partition AND p."offset" >= g.first AND p."offset" < g.after
+
+-- name: finish
+-- Of ranges that overlap the window those of which every prediction has its score.
+UPDATE rescore_ranges g SET rescored = (SELECT count(*) $of_range), done_at = now(), done_by = %(by)s
+WHERE g.model = %(model)s AND g.done_at IS NULL AND EXISTS (
+    SELECT FROM $window WHERE w.log_id = g.log_id AND w.partition = g.partition AND g.first < w.after AND g.after > w.first)
+AND NOT EXISTS (
+    SELECT $of_range AND NOT EXISTS (SELECT FROM rescored r WHERE r.id = p.id AND r.model = g.model))
+
 -- name: done
 UPDATE rescore_ranges SET rescored = %(predictions)s, done_at = now(), done_by = %(by)s
 WHERE model = %(model)s AND log_id = %(log_id)s AND partition = %(partition)s AND first = %(first)s
