@@ -160,16 +160,12 @@ def change_the_model(run: Run, client: httpx.Client) -> None:
     run.command("feedback", predicted, "prediction=2.0", "--source", "tests")
     run.command("feedback", predicted, f"prediction={CANARY}", code=2)
     model, card = "reviews@9.0.0", version_card(run.folder.path.parent / "card", "9.0.0")
-    run.command("model", "promote", model, code=1)
     run.command("model", "add", str(card))
     run.command("model", "promote", model, "--why", CANARY)
     until(lambda: client.get("/health").json()["model"] == model)
     run.command("model", "show", model)
-    run.command("verify", "--wait", "60")
     run.command("rescore", "--model", model, "--jobs", "1")
     run.command("verify", "--rescored", model)
-    run.command("quality", "--source", "serve", "--json")
-    run.command("query", "--json")
 
 
 def fail(run: Run, up: Up, client: httpx.Client, secrets: Secrets) -> None:
