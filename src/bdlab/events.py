@@ -104,10 +104,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A record of the topic, not decoded yet.
-
-    `appended_ms` is when the broker appended it, in ms since 1970 by its clock; None if its topic keeps the
-    producer's time. `read_at` is when it was read, None if nobody noted it."""
+    """A record of the topic, not decoded yet. `appended_ms` is when the broker appended it, in ms since 1970 by its
+    clock; None if its topic keeps the producer's time. `read_at` is when it was read, None if nobody noted it."""
 
     position: Position
     key: bytes | None
@@ -118,10 +116,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an event comes from, as its record's headers tell it; empty or None if it is not known.
-
-    `source` is a CloudEvents source. `received_at` is when the head of its request came, in UTC, and `key_name` the
-    name of the request's API key."""
+    """Where an event comes from, as its record's headers tell it; empty or None if it is not known. `source` is a
+    CloudEvents source. `received_at` is when the head of its request came, in UTC, and `key_name` the name of the
+    request's API key."""
 
     traceparent: str = ""
     source: str = ""
@@ -167,17 +164,15 @@ class Codec(Generic[E]):
         return PlainJson(self.event)
 
     def decode(self, record: Record, told: Told | None = None) -> tuple[E, re.Match[bytes] | None]:
-        """Return the event in `record`, and its fields as PlainJson finds them; `told` is what its headers tell.
-
-        Raises InvalidEvent with the reason, and EventTooNew: an event of a later version or contract is never
-        reported as invalid, since those who know that can read it."""
+        """Return the event in `record`, and its fields as PlainJson finds them; `told` is what its headers tell. Raises
+        InvalidEvent with the reason, and EventTooNew: an event of a later version or contract is never reported as
+        invalid, since those who know that can read it."""
         said = (told or read_headers(record.headers))[0]
         number = 1 if said == _FIRST else _contract(said)
         if number > self.event.CONTRACT:
-            raise EventTooNew(
-                f"the header {CONTRACT_HEADER} is {number}, and the contract here is {self.event.CONTRACT}",
-                hint="Run `bdlab migrate` with the newer model's card; consumers then go on by themselves.",
-            )
+            hint = "Run `bdlab migrate` with the newer model's card; consumers then go on by themselves."
+            why = f"the header {CONTRACT_HEADER} is {number}, and the contract here is {self.event.CONTRACT}"
+            raise EventTooNew(why, hint=hint)
         if record.value is None:
             raise InvalidEvent("the record has no value: it is a tombstone, and the topic is never compacted")
         if record.key is None:
@@ -215,9 +210,8 @@ class Codec(Generic[E]):
 
 
 class EventCodec(Codec[PredictionEvent]):
-    """Makes, encodes and decodes the predictions of a contract, whose types it has.
-
-    `input`, `score` and `event` are subclasses of Input, Score and PredictionEvent."""
+    """Makes, encodes and decodes the predictions of a contract, whose types it has. `input`, `score` and `event` are
+    subclasses of Input, Score and PredictionEvent."""
 
     def __init__(self, contract: Contract) -> None:
         kind = event_type(contract, PredictionEvent, explanation=tuple[Term, ...], schema_version=SCHEMA_VERSION)
@@ -229,9 +223,8 @@ class EventCodec(Codec[PredictionEvent]):
         self._canonical = [*contract.at(1).inputs, *later] if later else None
 
     def idempotent_id(self, key: str, given: Input) -> UUID:
-        """Return the UUIDv8 of an Idempotency-Key and the canonical input: see `idempotent_id`.
-
-        The canonical form has the fields of the first contract, then later ones that differ from their default."""
+        """Return the UUIDv8 of an Idempotency-Key and the canonical input: see `idempotent_id`. The canonical form has
+        the fields of the first contract, then later ones that differ from their default."""
         found: Any = given
         if self._canonical:  # later fields would change the id of what was asked before they were there
             values = ((field, getattr(given, field.column)) for field in self._canonical)
@@ -245,9 +238,8 @@ class EventCodec(Codec[PredictionEvent]):
 
 
 def idempotent_id(key: str, given: Any) -> UUID:
-    """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and what was given with it, as JSON.
-
-    The same key with the same gives the same id; with anything else it gives another id."""
+    """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and what was given with it, as JSON. The same key
+    with the same gives the same id; with anything else it gives another id."""
     digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), _encoder.encode(given)))).digest()
     number = int.from_bytes(digest[:16])
     return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
@@ -373,10 +365,8 @@ def _reason(value: bytes, error: Exception, kind: str) -> str:
 def _other_version(schema_version: int) -> str:
     """Return why an event of an earlier version is invalid. Raises EventTooNew for a later version."""
     if schema_version > SCHEMA_VERSION:
-        raise EventTooNew(
-            f"schema_version is {schema_version}, and this version of bdlab reads none later than {SCHEMA_VERSION}",
-            hint="Install the version of bdlab that writes such events.",
-        )
+        why = f"schema_version is {schema_version}, and this version of bdlab reads none later than {SCHEMA_VERSION}"
+        raise EventTooNew(why, hint="Install the version of bdlab that writes such events.")
     return f"schema_version is {schema_version}, and this version reads only {SCHEMA_VERSION}"
 
 

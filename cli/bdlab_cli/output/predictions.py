@@ -73,9 +73,8 @@ def results(contract: Contract, *, as_json: bool, output: str | None, published:
 
 
 class _Fields:
-    """The fields of results as JSON has them, and their types.
-
-    What is given is in files, but for numbers with a default other than null."""
+    """The fields of results as JSON has them, and their types. What is given is in files, but for numbers with a
+    default other than null."""
 
     def __init__(self, contract: Contract) -> None:
         echoed = [
@@ -162,10 +161,8 @@ def row_file(types: Mapping[str, Any], output: str, *, raw_cells: bool) -> RowFi
     if kind == ".parquet":
         parquet.check_installed(output)
         return _ParquetFile(types, output)
-    raise InvalidInput(
-        f"--output {output} ends in none of .csv, .jsonl and .parquet",
-        hint="For standard output leave it out, and give --json.",
-    )
+    hint = "For standard output leave it out, and give --json."
+    raise InvalidInput(f"--output {output} ends in none of .csv, .jsonl and .parquet", hint=hint)
 
 
 class RowFile:

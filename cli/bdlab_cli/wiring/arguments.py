@@ -18,11 +18,9 @@ _STANDARD_INPUT, _SUMMARY, _SHOWN = "-", "summary", 40
 
 
 def from_arguments(validator: Validator, arguments: Sequence[str], summary: str | None, limit: int) -> Input:
-    """Return the input in the arguments: NAME=VALUE each, or one JSON object; ``-`` is what standard input
-    has of it, at most `limit` bytes.
-
-    An argument is NAME=VALUE only if it begins with a field's name or column. One that is neither is the
-    text, if just one text has to be given; `summary` is the field of that name. Raises InvalidInput."""
+    """Return the input in the arguments: NAME=VALUE each, or one JSON object; ``-`` is what standard input has of it,
+    at most `limit` bytes. An argument is NAME=VALUE only if it begins with a field's name or column. One that is
+    neither is the text, if just one text has to be given; `summary` is the field of that name. Raises InvalidInput."""
     contract = validator.contract
     fields = {called: field for field in contract.inputs for called in (field.column, field.name)}
     texts: dict[str, str] = {}
@@ -80,15 +78,11 @@ def _from_standard_input(contract: Contract, limit: int) -> str:
             content = sys.stdin.buffer.read(limit + 1)
         text = content.decode("utf-8-sig").rstrip("\r\n")
     except OSError as error:
-        raise InvalidInput(
-            f"standard input cannot be read: {(error.strerror or str(error)).lower()}",
-            hint=f"Give the {noun} as the argument.",
-        ) from error
+        why = f"standard input cannot be read: {(error.strerror or str(error)).lower()}"
+        raise InvalidInput(why, hint=f"Give the {noun} as the argument.") from error
     except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"standard input is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}",
-            hint="Convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8",
-        ) from error
+        why = f"standard input is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}"
+        raise InvalidInput(why, hint="Convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8") from error
     if len(content) > limit:
         hint = "For many, in CSV or JSON lines: --file -"
         raise InvalidInput(f"standard input holds more than {limit} bytes, and - is one {noun}", hint=hint)

@@ -195,9 +195,8 @@ def _tell_lost_results(published: str) -> None:
 def _check_all(
     prediction: Prediction, file: InputFile, progress: Progress, stop: threading.Event, *, skip_invalid: bool
 ) -> tuple[int, list[Place | None]]:
-    """Return how many rows are inputs, and the places after each PART_ROWS rows, from None for the first.
-
-    Raises InvalidInput if a row is none, unless `skip_invalid`."""
+    """Return how many rows are inputs, and the places after each PART_ROWS rows, from None for the first. Raises
+    InvalidInput if a row is none, unless `skip_invalid`."""
     plural, done = prediction.contract.plural, "published" if prediction.publish else "scored"
     task = progress.add_task("checking", total=None)
     good, bad = 0, 0
@@ -219,10 +218,8 @@ def _check_all(
     if bad > len(shown):
         shown.append(f"... and {bad - len(shown)} more")
     if bad and not skip_invalid:
-        raise InvalidInput(
-            f"{file.name}: {bad} of {good + bad} rows are no {plural}, so nothing was {done}\n" + "\n".join(shown),
-            hint="Correct them, or leave them out with --skip-invalid.",
-        )
+        why = f"{file.name}: {bad} of {good + bad} rows are no {plural}, so nothing was {done}\n" + "\n".join(shown)
+        raise InvalidInput(why, hint="Correct them, or leave them out with --skip-invalid.")
     if bad:
         terminal.echo(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown), err=True)
     if not good:

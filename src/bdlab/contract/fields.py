@@ -146,10 +146,9 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def column_name(name: str) -> str:
-    """Return the column of the field `name`, in snake_case: ``HelpfulnessNumerator`` is
-    ``helpfulness_numerator``, ``petal width (cm)`` is ``petal_width_cm``, ``Größe`` is ``grosse``.
-
-    It is empty, or begins with a digit, for a name without a usable one."""
+    """Return the column of the field `name`, in snake_case: ``HelpfulnessNumerator`` is ``helpfulness_numerator``,
+    ``petal width (cm)`` is ``petal_width_cm``, ``Größe`` is ``grosse``. It is empty, or begins with a digit, for a name
+    without a usable one."""
     ascii_only = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
     return "_".join(words_of(ascii_only))
 
@@ -248,9 +247,8 @@ def _times(schema_version: int) -> list[Any]:
 
 
 class Copier(Generic[B]):
-    """Makes structs of the type `into` from others with fields of the same names, which it finds once.
-
-    A field that several of the types `sources` have is taken from the first; those in `but` are given."""
+    """Makes structs of the type `into` from others with fields of the same names, which it finds once. A field that
+    several of the types `sources` have is taken from the first; those in `but` are given."""
 
     def __init__(self, into: type[B], *sources: type[msgspec.Struct], but: Collection[str] = ()) -> None:
         self._into = into

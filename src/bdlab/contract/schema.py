@@ -317,10 +317,8 @@ def _compare(one: Contract, other: Contract, others: str, ones: str) -> None:
             if name not in found:
                 raise _mismatch(f"{mine} is without the field {name!r} ({field.kind}) of {theirs}")
             if name not in wanted:
-                raise _mismatch(
-                    f"the field {name!r} ({field.kind}) of {mine} is not in {theirs}",
-                    hint=f'If it is new, give it "since": {other.number + 1}, and a default or null.',
-                )
+                hint = f'If it is new, give it "since": {other.number + 1}, and a default or null.'
+                raise _mismatch(f"the field {name!r} ({field.kind}) of {mine} is not in {theirs}", hint=hint)
             if why := _difference(field, wanted[name]):
                 raise _mismatch(f"the field {name!r}: {why[0]} in {mine}, and {why[1]} in {theirs}")
         if list(found) != list(wanted):

@@ -60,9 +60,8 @@ class FieldProblem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class InputInvalid(InvalidInput):
-    """An input with invalid fields; `problems` has one entry a field, at most SHOWN_PROBLEMS.
-
-    `noun` is what the contract calls an input."""
+    """An input with invalid fields; `problems` has one entry a field, at most SHOWN_PROBLEMS. `noun` is what the
+    contract calls an input."""
 
     def __init__(self, problems: Sequence[FieldProblem], noun: str = "input", *, hint: str = "") -> None:
         self.problems = tuple(problems[:SHOWN_PROBLEMS])
@@ -99,9 +98,8 @@ class Validator:
         return Misspellings(list(self._fields))
 
     def decode(self, data: bytes) -> Input:
-        """Return the input in a JSON object. Other fields, and a byte order mark, are ignored.
-
-        Raises InputInvalid with every field that is wrong, misspelt or there twice."""
+        """Return the input in a JSON object. Other fields, and a byte order mark, are ignored. Raises InputInvalid with
+        every field that is wrong, misspelt or there twice."""
         return self.decode_plain(data) or self.given_of(self.parse(data.removeprefix(codecs.BOM_UTF8)))
 
     def decode_plain(self, data: bytes) -> Input | None:
@@ -113,9 +111,8 @@ class Validator:
         return None if self._may_repeat(data, 1) else self._checked(given)
 
     def decode_many(self, data: bytes, *, limit: int) -> list[Input]:
-        """Return the inputs in a JSON array of 1 to `limit` objects.
-
-        Raises InputInvalid with the index of each invalid input and its fields."""
+        """Return the inputs in a JSON array of 1 to `limit` objects. Raises InputInvalid with the index of each invalid
+        input and its fields."""
         data = data.removeprefix(codecs.BOM_UTF8)
         many: list[Input] | None = None
         with suppress(*_UNDECODABLE):
@@ -195,9 +192,8 @@ class Validator:
         return problems
 
     def given_of(self, value: Any) -> Input:
-        """Return the input in a decoded JSON `value`. Other fields are ignored.
-
-        Raises InputInvalid with every field that is wrong."""
+        """Return the input in a decoded JSON `value`. Other fields are ignored. Raises InputInvalid with every field
+        that is wrong."""
         try:
             # It takes much less time than a search for problems, and no other fields.
             given: Input = msgspec.convert(None if isinstance(value, Repeating) else value, self._kind)

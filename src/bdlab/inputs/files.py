@@ -85,10 +85,8 @@ class InputFile:
         try:
             self._file = self._converted(self._open())
         except OSError as error:
-            raise InvalidInput(
-                f"{self.name} cannot be read: {(error.strerror or str(error)).lower()}",
-                hint="Name a CSV, JSON lines or Parquet file, or - for standard input.",
-            ) from error
+            why = f"{self.name} cannot be read: {(error.strerror or str(error)).lower()}"
+            raise InvalidInput(why, hint="Name a CSV, JSON lines or Parquet file, or - for standard input.") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,9 +134,8 @@ class InputFile:
         self._file = before
 
     def rows(self, start: Place | None = None) -> Iterator[Row | BadRow]:
-        """Return all rows from the first, or from `start`, on.
-
-        Raises InvalidInput if the rest of the file cannot be read."""
+        """Return all rows from the first, or from `start`, on. Raises InvalidInput if the rest of the file cannot be
+        read."""
         lines = self._lines = Lines(self._file, self.name, self.max_row_bytes)
         kind = self.kind or _SUFFIXES.get(Path(self.source).suffix.lower()) or self._sniff()
         self._file.seek(lines.begin)
@@ -148,10 +145,8 @@ class InputFile:
         self._file.seek(0)
         start = self._file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
         if start.startswith(b"["):
-            raise InvalidInput(
-                f"{self.name} is a JSON array, and JSON lines have one object on each line",
-                hint="Convert it first: jq -c '.[]' FILE | bdlab predict --file -",
-            )
+            hint = "Convert it first: jq -c '.[]' FILE | bdlab predict --file -"
+            raise InvalidInput(f"{self.name} is a JSON array, and JSON lines have one object on each line", hint=hint)
         return "jsonl" if start.startswith(b"{") else "csv"
 
     def _csv_rows(self, lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:
@@ -204,10 +199,8 @@ class InputFile:
             needed, others = (
                 ", ".join(title_of(field) for field in inputs if field.required is wanted) for wanted in (True, False)
             )
-            raise InvalidInput(
-                f"{self.name}: the {verb.format(names)} missing; the first line has {shown}",
-                hint=f"Columns: {needed}{f', and optionally {others}' if others else ''}.",
-            )
+            hint = f"Columns: {needed}{f', and optionally {others}' if others else ''}."
+            raise InvalidInput(f"{self.name}: the {verb.format(names)} missing; the first line has {shown}", hint=hint)
         return {field.name: places[field.name] for field in inputs if field.name in places}
 
     def _json_rows(self, lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:

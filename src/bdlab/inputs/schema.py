@@ -70,9 +70,8 @@ def _property(field: Field) -> dict[str, Any]:
 
 
 class Misspellings:
-    """Finds which of the `names` was probably meant by one that is nearly it.
-
-    `pattern` matches these, and those in another case. It is short enough for 200 names of 200 characters."""
+    """Finds which of the `names` was probably meant by one that is nearly it. `pattern` matches these, and those in
+    another case. It is short enough for 200 names of 200 characters."""
 
     def __init__(self, names: Sequence[str]) -> None:
         # Digits tell apart names that are alike otherwise, as those of `feature1` to `feature20`.
@@ -120,9 +119,8 @@ def _any_case(word: str) -> list[str]:
 
 def _near(word: str, but: str) -> str:
     """Return a pattern of `word` in any case, with at most one letter inserted, removed or replaced, or two
-    neighbouring letters exchanged. None of the characters `but` is inserted.
-
-    A short word resembles too many other words ("test"): for it only one letter more or less counts."""
+    neighbouring letters exchanged. None of the characters `but` is inserted. A short word resembles too many other
+    words ("test"): for it only one letter more or less counts."""
     letters = _any_case(word)
     ways = ["".join(letters) + f"[^ {but}]?"]
     for index, letter in enumerate(word):

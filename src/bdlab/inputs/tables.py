@@ -62,10 +62,9 @@ def title_of(field: Field) -> str:
 
 
 def cell_of(field: Field) -> Callable[[str], Any]:
-    """Return what makes the field's JSON value of a text; its bounds, but for an integer's, are not checked.
-
-    An empty text is null if the field may be that, else UNSET, for the field's default. It raises ValueError
-    with why the text is no value."""
+    """Return what makes the field's JSON value of a text; its bounds, but for an integer's, are not checked. An empty
+    text is null if the field may be that, else UNSET, for the field's default. It raises ValueError with why the text
+    is no value."""
     empty = None if field.nullable else UNSET
     needed = field.required and not field.nullable
     if field.is_text:
@@ -101,10 +100,8 @@ def argument_of(field: Field) -> Callable[[str], Any]:
 
 
 def input_of(validator: Validator, texts: Any, places: Iterable[tuple[str, Any, Callable[[str], Any]]]) -> Input:
-    """Return the input whose values are in `texts`.
-
-    `places` has the name of each field, its text's place in `texts`, and what makes a value of it.
-    Raises InputInvalid with every field that is wrong."""
+    """Return the input whose values are in `texts`. `places` has the name of each field, its text's place in `texts`,
+    and what makes a value of it. Raises InputInvalid with every field that is wrong."""
     values: dict[str, Any] = {}
     wrong: dict[str, str] = {}
     for name, place, read in places:
@@ -127,10 +124,8 @@ def input_of(validator: Validator, texts: Any, places: Iterable[tuple[str, Any, 
 
 
 class Lines:
-    """Numbered lines of a UTF-8 file.
-
-    `number` is that of the last line read, `begin` the offset of the first, after a byte order mark.
-    Construction reads the start of the file, and raises InvalidInput if it is not UTF-8 text."""
+    """Numbered lines of a UTF-8 file. `number` is that of the last line read, `begin` the offset of the first, after a
+    byte order mark. Construction reads the start of the file, and raises InvalidInput if it is not UTF-8 text."""
 
     def __init__(self, file: IO[bytes], name: str, limit: int) -> None:
         self.name = name
@@ -200,10 +195,9 @@ def csv_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise InvalidInput(
-                f"{lines.name}, the row that begins on line {line}: not valid CSV: {error}",
-                hint='A quote inside a quoted field has to be doubled (""), and each has to be closed.',
-            ) from error
+            hint = 'A quote inside a quoted field has to be doubled (""), and each has to be closed.'
+            why = f"{lines.name}, the row that begins on line {line}: not valid CSV: {error}"
+            raise InvalidInput(why, hint=hint) from error
         finally:
             csv.field_size_limit(before)
         if row is None:

@@ -59,9 +59,8 @@ _TERM = re.compile(r"(?:[.!?]|~?[^\W_]+)(?: (?:[.!?]|~?[^\W_]+))?")
 
 
 class _Hash:
-    """Numbers the tokens of coded text by a polynomial with secret coefficients, modulo 2**64.
-
-    They are secret so that nobody can make two words of one number."""
+    """Numbers the tokens of coded text by a polynomial with secret coefficients, modulo 2**64. They are secret so that
+    nobody can make two words of one number."""
 
     def __init__(self) -> None:
         random = np.random.default_rng()
@@ -140,9 +139,8 @@ def _coded(terms: Iterable[str]) -> NDArray[np.uint8]:
 
 
 class _Vocabulary:
-    """The terms of both fields, each with a rank from 1; terms with the same label have neighbouring ranks.
-
-    Rank 0 stands for what is not known."""
+    """The terms of both fields, each with a rank from 1; terms with the same label have neighbouring ranks. Rank 0
+    stands for what is not known."""
 
     def __init__(self, table: TermTable) -> None:
         self.hash = _Hash()

@@ -44,9 +44,8 @@ _SPAN = HIGHEST - LOWEST
 
 
 def no_review(contract: Contract) -> str:
-    """Return why the score of a review does not fit `contract`; empty if it does.
-
-    The input needs the summary and the text, and the output is the review contract's."""
+    """Return why the score of a review does not fit `contract`; empty if it does. The input needs the summary and the
+    text, and the output is the review contract's."""
     found, wanted = _read_and_made(contract), _read_and_made(review_contract())
     odd = next((name for name in found | wanted if found.get(name) != wanted.get(name)), None)
     if odd is None:
@@ -86,9 +85,8 @@ def review_score(
 
 
 class Labels(dict[int, str]):
-    """Maps the number of a term to its label; empty if the term says nothing, as function words alone.
-
-    A label has no punctuation, and `not` before a marked token. Labels are made when they are first read."""
+    """Maps the number of a term to its label; empty if the term says nothing, as function words alone. A label has no
+    punctuation, and `not` before a marked token. Labels are made when they are first read."""
 
     def __init__(self, terms: Sequence[str]) -> None:
         super().__init__()
@@ -118,17 +116,15 @@ def _words(label: str) -> frozenset[str]:
 
 
 def strongest(contributions: Mapping[str, float]) -> tuple[Term, ...]:
-    """Return the labels with the largest absolute contributions, strongest first.
-
-    `contributions` maps labels to stars."""
+    """Return the labels with the largest absolute contributions, strongest first. `contributions` maps labels to
+    stars."""
     return select(sorted(contributions.items(), key=lambda each: -abs(each[1])))
 
 
 def select(contributions: Iterable[tuple[str, float]]) -> tuple[Term, ...]:
-    """Return the first of the labels and their stars, which are in order.
-
-    A label whose words are among those of an earlier label, or the reverse, is left out (`recommend` after
-    `highly recommend`); `good` and `not good` may both be there."""
+    """Return the first of the labels and their stars, which are in order. A label whose words are among those of an
+    earlier label, or the reverse, is left out (`recommend` after `highly recommend`); `good` and `not good` may both be
+    there."""
     chosen: list[Term] = []
     said: list[frozenset[str]] = []
     for label, stars in contributions:
@@ -218,10 +214,9 @@ class CompiledScorer:
         self._baseline = logistic(table.intercepts.rating)
 
     def score(self, review: Input) -> Score:
-        """Return the expected rating, the sentiment and the terms that explain the rating.
-
-        The contributions of all terms and the baseline (the rating of a review without known terms) add up to
-        the rating: the difference is divided in proportion to the terms' parts of the linear sum."""
+        """Return the expected rating, the sentiment and the terms that explain the rating. The contributions of all
+        terms and the baseline (the rating of a review without known terms) add up to the rating: the difference is
+        divided in proportion to the terms' parts of the linear sum."""
         summary = self._tokens(review.summary)
         whole = join(summary, self._tokens(review.text))
         in_summary, in_review = self._summary.look_up(summary), self._review.look_up(whole)

@@ -177,9 +177,8 @@ def _tries(sample: Path, traits: Traits, target: str, delimiter: str, *, bounds:
 
 
 def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool = False) -> Guess:
-    """Return the schema of a column as its cells have it. `text` says that the model takes texts there.
-
-    Raises InvalidInput if all cells are empty."""
+    """Return the schema of a column as its cells have it. `text` says that the model takes texts there. Raises
+    InvalidInput if all cells are empty."""
     found = [cell for cell in cells if cell]
     if not found:
         raise InvalidInput(f"the column {name!r} of the sample is empty: nothing tells its type")
@@ -192,10 +191,8 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     if form := next(iter(fitting), None):
         schema, why, values = dict(form[0]), form[1], [*map(form[3], found)]
     elif not text and numbers and odd <= _MISSING:
-        raise InvalidInput(
-            f"the column {name!r} of the sample has {min(odd)!r} among its numbers",
-            hint="Leave the cell of a missing value empty.",
-        )
+        hint = "Leave the cell of a missing value empty."
+        raise InvalidInput(f"the column {name!r} of the sample has {min(odd)!r} among its numbers", hint=hint)
     elif len(different) <= _MOST_CHOICES and len(found) >= _ROWS_A_CHOICE * len(different):
         schema, why = {"enum": different}, f"{len(different)} different texts"
     else:
@@ -264,10 +261,9 @@ def _places(header: list[str], traits: Traits, target: str, sample: Path) -> lis
         raise InvalidInput(f"the sample {sample} has no column {target!r}; it has {', '.join(header)}")
     if traits.names is None:
         if traits.number not in (None, len(places)):
-            raise InvalidInput(
-                f"the model takes {traits.number} fields, and the sample has {len(places)} columns for it",
-                hint="Leave out what it does not take; --target names a column that is no input. " + _DELIMITER,
-            )
+            hint = "Leave out what it does not take; --target names a column that is no input. " + _DELIMITER
+            why = f"the model takes {traits.number} fields, and the sample has {len(places)} columns for it"
+            raise InvalidInput(why, hint=hint)
         return [(place, traits.text) for place in places.values()]
     if missing := [name for name in traits.names if column_name(name) not in places]:
         raise InvalidInput(f"the sample {sample} lacks what the model takes: {', '.join(missing)}", hint=_DELIMITER)
@@ -306,9 +302,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def inspect(path: str, sample: Path | None = None, *, delimiter: str = ",") -> Report:
-    """Load the model of a card, and predict its example and the rows of `sample`, a file of inputs.
-
-    Raises ModelNotFound if there is no card, InvalidInput if the sample cannot be read."""
+    """Load the model of a card, and predict its example and the rows of `sample`, a file of inputs. Raises
+    ModelNotFound if there is no card, InvalidInput if the sample cannot be read."""
     contract = None
     try:
         contract = load_contract(path)

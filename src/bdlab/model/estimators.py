@@ -24,11 +24,9 @@ _ANALYZERS = {"summary": normalised_summary_terms, "review": normalised_review_t
 
 
 class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """A logistic curve from 1 to 5 stars over a linear sum, fitted by cross-entropy.
-
-    A review of `y` stars counts as (y - 1) / 4 of the highest and as the rest of the lowest rating. The value
-    of the curve is then the expected rating, always within 1 to 5. Ridge regression clipped to that range has
-    a larger error in each measure."""
+    """A logistic curve from 1 to 5 stars over a linear sum, fitted by cross-entropy. A review of `y` stars counts as (y
+    - 1) / 4 of the highest and as the rest of the lowest rating. The value of the curve is then the expected rating,
+    always within 1 to 5. Ridge regression clipped to that range has a larger error in each measure."""
 
     def __init__(self, C: float = 1.0) -> None:  # noqa: N803 - scikit-learn's name for it
         self.C = C

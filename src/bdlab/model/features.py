@@ -61,11 +61,10 @@ class Example(NamedTuple):
 class Corpus(NamedTuple):
     """Reviews as numbers, in their order.
 
-    `tokens` has the numbers of the tokens in `words`, review by review: the summary, a stop, and the text.
-    Those of review `i` are at `starts[i]:starts[i + 1]`; the first `summaries[i]` of them are the summary's.
-    `summarised[i]` is true if the summary is not blank. `products` has each review's place among the sorted
-    names of products; reviews with one number in `texts` have the same text. `sample` has some reviews by their place,
-    at random."""
+    `tokens` has the numbers of the tokens in `words`, review by review: the summary, a stop, and the text. Those of
+    review `i` are at `starts[i]:starts[i + 1]`; the first `summaries[i]` of them are the summary's. `summarised[i]` is
+    true if the summary is not blank. `products` has each review's place among the sorted names of products; reviews
+    with one number in `texts` have the same text. `sample` has some reviews by their place, at random."""
 
     words: Sequence[str]
     tokens: Integers
@@ -118,7 +117,6 @@ def read_corpus(examples: Iterable[Example]) -> Corpus:
 
 def read_examples(path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None) -> Iterator[Example]:
     """Return the reviews one by one. Raises InvalidInput with the column, the line or the byte that is wrong.
-
     `progress` is called with the share of the file that was read."""
     count = 0
     with InputFile(
@@ -184,9 +182,8 @@ class Block(NamedTuple):
 
 
 class Features(NamedTuple):
-    """The matrices, and by field the terms of their columns.
-
-    Row `i` of `used` tells which columns the fit without fold `i` uses; its last row is of the fit to all."""
+    """The matrices, and by field the terms of their columns. Row `i` of `used` tells which columns the fit without fold
+    `i` uses; its last row is of the fit to all."""
 
     blocks: tuple[Block, ...]
     terms: dict[str, list[str]]
@@ -200,9 +197,8 @@ class Features(NamedTuple):
 def count_terms(
     corpus: Corpus, fold_of: Integers, folds: int, parameters: Parameters, progress: Progress = lambda _: None
 ) -> Features:
-    """Return the features. `fold_of` has each review's fold, the same for all reviews of a product.
-
-    If more terms are left than the parameters' most, a fit takes those that most of its products use."""
+    """Return the features. `fold_of` has each review's fold, the same for all reviews of a product. If more terms are
+    left than the parameters' most, a fit takes those that most of its products use."""
     order = np.lexsort((np.arange(len(fold_of)), corpus.products, fold_of))
     chunks = list(_chunks(order, corpus.products, fold_of))
     bounds = (
@@ -251,9 +247,8 @@ def _chunks(order: Integers, products: Integers, fold_of: Integers) -> Iterator[
 def _distinct(
     corpus: Corpus, field: str, reviews: Integers, group: Integers | None = None
 ) -> tuple[Integers, Integers]:
-    """Return the terms as pairs of a group and a key, each once, in order; a review is a group by itself.
-
-    The key of a word is its number, that of two words n and m is (n + 1) * len(words) + m."""
+    """Return the terms as pairs of a group and a key, each once, in order; a review is a group by itself. The key of a
+    word is its number, that of two words n and m is (n + 1) * len(words) + m."""
     lengths = (
         corpus.summaries[reviews].astype(np.int64)
         if field == "summary"
@@ -278,9 +273,8 @@ def _distinct(
 
 
 def _used(found: list[list[Integers]], folds: int, least: int, most: int) -> tuple[Integers, Booleans]:
-    """Return the sorted keys that any fit uses, and which each of them does.
-
-    `found` has by fold the keys of each product."""
+    """Return the sorted keys that any fit uses, and which each of them does. `found` has by fold the keys of each
+    product."""
     counted = []
     for parts in found:
         keys, counts = np.unique(np.concatenate(parts), return_counts=True)

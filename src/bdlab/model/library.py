@@ -45,10 +45,9 @@ _BOOSTERS = ("lightgbm", "xgboost")
 
 
 def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
-    """Return what makes the argument of an estimator's `predict`. Raises ModelError if it cannot be made.
-
-    An estimator that was fitted on named columns gets a pandas data frame, in the order of its names; one without a
-    number of features gets the texts of a contract with one text; others get an array with the contract's order."""
+    """Return what makes the argument of an estimator's `predict`. Raises ModelError if it cannot be made. An estimator
+    that was fitted on named columns gets a pandas data frame, in the order of its names; one without a number of
+    features gets the texts of a contract with one text; others get an array with the contract's order."""
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:
         require("pandas", extra="pandas", what=f"{source} takes a data frame")
@@ -60,10 +59,8 @@ def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
         texts = column(contract.inputs[0], missing="")
         return lambda inputs: [texts(given) for given in inputs]
     if count is not None and count != len(contract.inputs):
-        raise ModelError(
-            f"{source} takes {count} features, and the contract has {len(contract.inputs)} inputs",
-            hint="Give the contract the inputs that the model was fitted with, in their order.",
-        )
+        why = f"{source} takes {count} features, and the contract has {len(contract.inputs)} inputs"
+        raise ModelError(why, hint="Give the contract the inputs that the model was fitted with, in their order.")
     return _arrays(contract.inputs)
 
 
@@ -80,10 +77,8 @@ def _named(name: str, contract: Contract, source: str) -> Field:
     for field in contract.inputs:
         if name == field.name or column_name(name) == field.column:
             return field
-    raise ModelError(
-        f"{source} takes the column {name[:100]!r}, and the contract has no such input",
-        hint="Name the contract's inputs as the columns that the model was fitted with.",
-    )
+    hint = "Name the contract's inputs as the columns that the model was fitted with."
+    raise ModelError(f"{source} takes the column {name[:100]!r}, and the contract has no such input", hint=hint)
 
 
 def _frames(fields: dict[str, Field], *, categories: bool) -> Take:
@@ -116,9 +111,8 @@ _ROUNDING = 1e-5
 
 @dataclass
 class LibraryScorer:
-    """Scores with a library: slow for one input, much faster an input for many. Explains nothing.
-
-    `predict` returns the scores in order; what it raises becomes a ModelError."""
+    """Scores with a library: slow for one input, much faster an input for many. Explains nothing. `predict` returns the
+    scores in order; what it raises becomes a ModelError."""
 
     blocking = True
 
@@ -144,9 +138,8 @@ class LibraryScorer:
 
 
 class Answers:
-    """Makes the scores of a contract. Raises ModelError if the model of `source` cannot give its outputs.
-
-    `classes` are those of a classifier, None if it predicts numbers."""
+    """Makes the scores of a contract. Raises ModelError if the model of `source` cannot give its outputs. `classes` are
+    those of a classifier, None if it predicts numbers."""
 
     def __init__(self, codec: EventCodec, classes: Iterable[Any] | None, *, source: str) -> None:
         outputs = {field.name: field for field in codec.contract.outputs}
@@ -172,10 +165,8 @@ class Answers:
     def _known(self, names: Iterable[str], who: str) -> None:
         for name in names:
             if name not in self._choices:
-                raise ModelError(
-                    f"{who} the class {name[:100]!r}, which the contract's enum of {PREDICTION!r} has not",
-                    hint=f"Add it to the enum, for predictions that are new. {_INIT}",
-                )
+                why = f"{who} the class {name[:100]!r}, which the contract's enum of {PREDICTION!r} has not"
+                raise ModelError(why, hint=f"Add it to the enum, for predictions that are new. {_INIT}")
 
     def numbers(self, predicted: Any, count: int) -> list[Score]:
         """Return the scores of a regression."""
@@ -185,18 +176,15 @@ class Answers:
         found = values.reshape(count).tolist()
         odd = next((value for value in found if not self._low <= value <= self._high), None)
         if odd is not None:
-            raise ModelError(
-                f"predicted {odd:g}, which is no number from {self._low:g} to {self._high:g}",
-                hint=f"Mend the model, or the bounds of the contract's output {PREDICTION!r}.",
-            )
+            hint = f"Mend the model, or the bounds of the contract's output {PREDICTION!r}."
+            raise ModelError(f"predicted {odd:g}, which is no number from {self._low:g} to {self._high:g}", hint=hint)
         return [self._make(prediction=value) for value in found]
 
     def classes(
         self, labels: Any, chances: Any, names: Sequence[str], count: int, *, surest: bool = False
     ) -> list[Score]:
-        """Return the scores of a classification: the label of each, and its probability among `names`.
-
-        With `surest` the label has to be the most probable class: otherwise `names` may be in another order."""
+        """Return the scores of a classification: the label of each, and its probability among `names`. With `surest`
+        the label has to be the most probable class: otherwise `names` may be in another order."""
         table: Floats = np.asarray(chances, dtype=float)
         if table.shape != (count, len(names)):
             raise _wrong_count(table.shape, count)

@@ -12,9 +12,8 @@ from bdlab.model.scorer import load_scorer
 
 
 class Model:
-    """A loaded model. `name` is NAME@VERSION, `sha256` that of its file, `contract` has its fields.
-
-    Its methods may be called from several threads at once."""
+    """A loaded model. `name` is NAME@VERSION, `sha256` that of its file, `contract` has its fields. Its methods may be
+    called from several threads at once."""
 
     def __init__(self, path: str | os.PathLike[str] = "") -> None:
         """Load what `path` names, as the setting `model.path` does. Raises ModelError, InvalidInput."""
@@ -33,10 +32,9 @@ class Model:
     @overload
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]: ...
     def predict(self, rows: Any) -> Any:
-        """Return the outputs of a row, a dict of the contract's names, or of each row of a list, in order.
-
-        Beside the contract's outputs are `explanation`, `known_terms` and `warning`. Raises InputInvalid,
-        which names each wrong field of the first row that has any, and ModelError if the model fails."""
+        """Return the outputs of a row, a dict of the contract's names, or of each row of a list, in order. Beside the
+        contract's outputs are `explanation`, `known_terms` and `warning`. Raises InputInvalid, which names each wrong
+        field of the first row that has any, and ModelError if the model fails."""
         one = isinstance(rows, Mapping)
         inputs = []
         for index, row in enumerate([rows] if one else rows):

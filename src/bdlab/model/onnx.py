@@ -44,10 +44,9 @@ def session_of(content: bytes, *, source: str) -> Any:
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # it has a class of its own for each status
-        raise ModelError(
-            f"{source} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}",
-            hint="Export it for this version (its opset and IR version), or install a newer onnxruntime.",
-        ) from error
+        hint = "Export it for this version (its opset and IR version), or install a newer onnxruntime."
+        why = f"{source} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}"
+        raise ModelError(why, hint=hint) from error
     if not session.get_inputs():
         raise ModelError(f"{source} has no input, and gives the same for each row", hint=_SHAPES)
     return session
@@ -87,10 +86,8 @@ def traits(content: bytes, *, source: str) -> Traits:
         found = {place: each.most_common(1)[0][0] for place, each in votes.items()}
         shown = len({*found.values()})
         if shown < len(found) or (shown < width and found != {place: str(place) for place in found}):
-            raise ModelError(
-                f"{source} has {width} classes without names, and the sample shows {shown} of them",
-                hint="Give a sample with a row of each class, or export the model with ZipMap.",
-            )
+            why = f"{source} has {width} classes without names, and the sample shows {shown} of them"
+            raise ModelError(why, hint="Give a sample with a row of each class, or export the model with ZipMap.")
         return [found.get(place, str(place)) for place in range(width)] if width > 1 else None
 
     ordered = bool(labels) and not maps
@@ -115,10 +112,8 @@ def _feed(inputs: Sequence[Any], fields: Sequence[Field], source: str) -> Feed:
         by_name = {inputs[0].name: [*fields]}
     for given in inputs:
         if given.name not in by_name:
-            raise ModelError(
-                f"{source} takes the input {given.name[:100]!r}, and the contract has none of this name",
-                hint="Name the contract's inputs as the model's.",
-            )
+            why = f"{source} takes the input {given.name[:100]!r}, and the contract has none of this name"
+            raise ModelError(why, hint="Name the contract's inputs as the model's.")
     arrays = {given.name: _matrix(given, by_name[given.name], source) for given in inputs}
     return lambda rows: {name: array(rows) for name, array in arrays.items()}
 
@@ -150,10 +145,9 @@ def _matrix(given: Any, fields: Sequence[Field], source: str) -> Callable[[Seque
 def _reader(
     codec: EventCodec, outputs: Sequence[Any], order: Sequence[str], source: str
 ) -> tuple[Callable[[list[Any], int], list[Score]], list[str]]:
-    """Return what reads the results of a session, and the names of those that it reads.
-
-    `order` has the classes as the probabilities have them; if it is empty, they are in the order of the enum,
-    and a label that is not the most probable class shows that they are not."""
+    """Return what reads the results of a session, and the names of those that it reads. `order` has the classes as the
+    probabilities have them; if it is empty, they are in the order of the enum, and a label that is not the most
+    probable class shows that they are not."""
     choices = codec.contract.classes
     maps, numbers, labels = _kinds(outputs)
     gives = ", ".join(f"{each.name} ({each.type})" for each in outputs)

@@ -52,9 +52,8 @@ def pipeline_scorer(found: Any, codec: EventCodec, *, source: str, name: str, sh
 
 
 def untrusted_types(content: bytes, *, source: str) -> list[str]:
-    """Return the types in a skops file that skops does not trust by itself; nothing of it is loaded.
-
-    Raises ModelError, or InvalidInput if skops is not installed."""
+    """Return the types in a skops file that skops does not trust by itself; nothing of it is loaded. Raises ModelError,
+    or InvalidInput if skops is not installed."""
     require("skops", extra="skops", what=f"{source} is a skops file")
     from skops.io import get_untrusted_types  # noqa: PLC0415 - an extra, which few models need
 
@@ -62,10 +61,9 @@ def untrusted_types(content: bytes, *, source: str) -> list[str]:
 
 
 def load(content: bytes, file: File, *, source: str, libraries: Mapping[str, str] | None = None) -> Any:
-    """Return what the checked content of a joblib or skops file holds. Unpickling joblib's runs its code.
-
-    `libraries` has the versions that it was made with. Raises ModelError, also if a type in a skops file is
-    trusted by neither skops nor `file`."""
+    """Return what the checked content of a joblib or skops file holds. Unpickling joblib's runs its code. `libraries`
+    has the versions that it was made with. Raises ModelError, also if a type in a skops file is trusted by neither
+    skops nor `file`."""
     known = libraries or {}
     if file.role != "skops":
         return _loaded(lambda: joblib.load(io.BytesIO(content)), source, known)
@@ -122,24 +120,19 @@ def _loaded(load: Callable[[], Any], source: str, libraries: Mapping[str, str]) 
 
 
 def classes_of(estimator: Any, source: str) -> list[str] | None:
-    """Return the names of a classifier's classes, None of another estimator.
-
-    Raises ModelError if it does not predict, or gives no probabilities."""
+    """Return the names of a classifier's classes, None of another estimator. Raises ModelError if it does not predict,
+    or gives no probabilities."""
     if not hasattr(estimator, "predict"):
         raise ModelError(f"{source} is a {type(estimator).__name__}, which does not predict", hint=PAGE)
     if type(estimator).__name__ == "Booster":
-        raise ModelError(
-            f"{source} is a Booster of {type(estimator).__module__.partition('.')[0]}",
-            hint="Save the estimator of its scikit-learn interface (LGBMRegressor, XGBClassifier) instead.",
-        )
+        hint = "Save the estimator of its scikit-learn interface (LGBMRegressor, XGBClassifier) instead."
+        raise ModelError(f"{source} is a Booster of {type(estimator).__module__.partition('.')[0]}", hint=hint)
     classes = getattr(estimator, "classes_", None)
     if classes is None:
         return None
     if not hasattr(estimator, "predict_proba"):
-        raise ModelError(
-            f"{source}, a {type(estimator).__name__}, is a classifier without predict_proba",
-            hint="Wrap it in sklearn.calibration.CalibratedClassifierCV, or train one with probabilities.",
-        )
+        hint = "Wrap it in sklearn.calibration.CalibratedClassifierCV, or train one with probabilities."
+        raise ModelError(f"{source}, a {type(estimator).__name__}, is a classifier without predict_proba", hint=hint)
     if isinstance(classes, list):
         raise ModelError(f"{source} predicts several outputs at once, and a model has one", hint=PAGE)
     return [class_name(value) for value in np.asarray(classes).tolist()]

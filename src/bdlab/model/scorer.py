@@ -65,10 +65,9 @@ class Title(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
-    """A model card. `contract` is the model's, as docs/contract.md has it; without one it is of reviews.
-
-    `data` and `validation` are what `bdlab train` says of its data and its cross-validation. `profile`
-    is how the fields were distributed, for `bdlab quality`."""
+    """A model card. `contract` is the model's, as docs/contract.md has it; without one it is of reviews. `data` and
+    `validation` are what `bdlab train` says of its data and its cross-validation. `profile` is how the fields were
+    distributed, for `bdlab quality`."""
 
     files: Annotated[dict[str, File], Meta(min_length=1)]
     contract: dict[str, Any] | None = None
@@ -93,10 +92,8 @@ def parse_card(content: bytes, path: Path | str) -> Card:
         card = msgspec.json.decode(content, type=Card)
         _check_names(json.loads(content, object_pairs_hook=object_of))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path} is not a model card: {error}",
-            hint="`bdlab model init` writes a card beside a model; docs/model.md shows one.",
-        ) from error
+        hint = "`bdlab model init` writes a card beside a model; docs/model.md shows one."
+        raise ModelError(f"{path} is not a model card: {error}", hint=hint) from error
     for name in card.files:
         plain = name.isprintable() and "\\" not in name and len(name.encode()) <= _MOST_NAME
         if not plain or name in {"", ".", ".."} or Path(name).name != name:
@@ -127,10 +124,9 @@ def check_title(name: str, version: str) -> None:
     try:
         msgspec.convert({"name": name, "version": version}, Title)
     except msgspec.ValidationError as error:
-        raise InvalidInput(
-            f"the name {name!r} or the version {version!r} of a model is not valid",
-            hint="Each has letters, digits, '_', '.' and '-', and does not begin with the last two.",
-        ) from error
+        hint = "Each has letters, digits, '_', '.' and '-', and does not begin with the last two."
+        why = f"the name {name!r} or the version {version!r} of a model is not valid"
+        raise InvalidInput(why, hint=hint) from error
 
 
 def make_folder(folder: Path) -> None:
@@ -156,10 +152,8 @@ def _refused(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InvalidInput(
-            f"the folder {folder} cannot be {what}: {(error.strerror or str(error)).lower()}",
-            hint="Name a folder, new or existing, that you may write.",
-        ) from error
+        why = f"the folder {folder} cannot be {what}: {(error.strerror or str(error)).lower()}"
+        raise InvalidInput(why, hint="Name a folder, new or existing, that you may write.") from error
 
 
 def file_of(role: str, content: bytes) -> File:
@@ -188,10 +182,8 @@ def sha256_of(content: bytes) -> str:
 
 
 def read_verified(path: Path, sha256: str, *, source: str) -> bytes:
-    """Return the content of `path` if it has this `sha256`, which `source` has.
-
-    These are the bytes that were checked, so that nobody can change the file in between.
-    Raises ModelTampered, ModelNotFound."""
+    """Return the content of `path` if it has this `sha256`, which `source` has. These are the bytes that were checked,
+    so that nobody can change the file in between. Raises ModelTampered, ModelNotFound."""
     content = read_file(path)
     found = sha256_of(content)
     if found != sha256:
@@ -222,16 +214,13 @@ def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
         f"{name} has the role {file.role!r}" if name in contents else f"{name} is not there"
         for name, file in found.card.files.items()
     )
-    raise ModelNotFound(
-        f"the model card {found.path} names no file that can be loaded: {', '.join(states)}",
-        hint=f"Put the file beside its card; its role has to be one of {', '.join(_ROLES)}.",
-    )
+    hint = f"Put the file beside its card; its role has to be one of {', '.join(_ROLES)}."
+    raise ModelNotFound(f"the model card {found.path} names no file that can be loaded: {', '.join(states)}", hint=hint)
 
 
 def load_contract(path: str = "") -> Contract:
-    """Return the contract of what `path` names, as for `load_scorer`, without reading the model itself.
-
-    Raises ModelNotFound, ContractInvalid, or ModelError."""
+    """Return the contract of what `path` names, as for `load_scorer`, without reading the model itself. Raises
+    ModelNotFound, ContractInvalid, or ModelError."""
     return find(path).contract
 
 
@@ -268,10 +257,8 @@ def find(path: str) -> _Found:
     if file.is_dir():
         cards = sorted(file.glob("*" + SUFFIX))
         if len(cards) != 1:
-            raise ModelNotFound(
-                f"the folder {file} holds {len(cards) or 'no'} model cards (*{SUFFIX})",
-                hint="Name the card itself, or a folder with exactly one.",
-            )
+            hint = "Name the card itself, or a folder with exactly one."
+            raise ModelNotFound(f"the folder {file} holds {len(cards) or 'no'} model cards (*{SUFFIX})", hint=hint)
         file = cards[0]
     if file.suffix == ".json":
         return _card(file)
@@ -279,20 +266,16 @@ def find(path: str) -> _Found:
     if file.is_file() and beside.is_file():
         return _card(beside, file.name)
     if file.is_file() and file.suffix in (".skops", ".onnx"):
-        raise ModelError(
-            f"the model file {file} has no card beside it, which says what it takes and gives",
-            hint=f"`bdlab model init {file} --sample rows.csv` writes one.",
-        )
+        hint = f"`bdlab model init {file} --sample rows.csv` writes one."
+        raise ModelError(f"the model file {file} has no card beside it, which says what it takes and gives", hint=hint)
     return _file(file, _sha256_beside(file), f"{file.name}.sha256")
 
 
 def _card(path: Path, only: str = "") -> _Found:
     card = read_card(path)
     if only and only not in card.files:
-        raise ModelError(
-            f"the model card {path} does not name the file {only}",
-            hint="Add the file with its sha256 to the card: docs/model.md shows how.",
-        )
+        hint = "Add the file with its sha256 to the card: docs/model.md shows how."
+        raise ModelError(f"the model card {path} does not name the file {only}", hint=hint)
     return _Found(path, card, only, f"the model card {path.name}")
 
 
@@ -308,10 +291,8 @@ def build(card: Card, codec: EventCodec, name: str, content: bytes, *, many: boo
     if file.role != "terms":
         return library_scorer(content, file, codec, source=name, name=card.title, libraries=card.libraries)
     if why := no_review(codec.contract):
-        raise ModelError(
-            f"{name} scores reviews, and the contract of the model card is another's: {why}",
-            hint="Leave the contract out of the card, or name another file in it.",
-        )
+        hint = "Leave the contract out of the card, or name another file in it."
+        raise ModelError(f"{name} scores reviews, and the contract of the model card is another's: {why}", hint=hint)
     table = terms.decode(content, source=name)
     if many:
         from bdlab.model.columnar import ColumnarScorer  # noqa: PLC0415 - imports numpy
@@ -323,9 +304,8 @@ def build(card: Card, codec: EventCodec, name: str, content: bytes, *, many: boo
 def library_scorer(
     content: bytes, file: File, codec: EventCodec, *, source: str, name: str, libraries: Mapping[str, str] | None = None
 ) -> Scorer:
-    """Return the scorer of the checked content of a file that is no term table, after a trial.
-
-    Raises ModelError if the file does not hold a model, or one that does not fit the contract."""
+    """Return the scorer of the checked content of a file that is no term table, after a trial. Raises ModelError if the
+    file does not hold a model, or one that does not fit the contract."""
     scorer: Scorer
     if file.role == "onnx":
         from bdlab.model.onnx import onnx_scorer  # noqa: PLC0415 - imports numpy
@@ -351,10 +331,8 @@ def _sha256_beside(file: Path) -> str:
         read_file(file)
     beside = file.with_name(file.name + ".sha256")
     if not beside.is_file():
-        raise ModelError(
-            f"the model file {file} has no sha256 to check it against, and loading a joblib file runs code",
-            hint=f"If you trust the file: sha256sum {file} > {beside}",
-        )
+        why = f"the model file {file} has no sha256 to check it against, and loading a joblib file runs code"
+        raise ModelError(why, hint=f"If you trust the file: sha256sum {file} > {beside}")
     found = _SHA256.match(read_file(beside).decode("ascii", "replace").lower())
     if found is None:
         raise ModelError(f"{beside} does not start with a sha256 of 64 hex digits")

@@ -83,10 +83,9 @@ class Intercepts(msgspec.Struct, frozen=True):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """Parallel lists, one entry a term.
-
-    A term is a token, or two with a space between. `rating` and `sentiment` are weights of the unit-length
-    vector of the inverse document frequencies `idf` of the field's terms; a term counts once."""
+    """Parallel lists, one entry a term. A term is a token, or two with a space between. `rating` and `sentiment` are
+    weights of the unit-length vector of the inverse document frequencies `idf` of the field's terms; a term counts
+    once."""
 
     terms: list[str]
     idf: list[float]
@@ -130,10 +129,8 @@ def decode(content: bytes, *, source: str) -> TermTable:
         )
         table = TermTable(whole.format, whole.intercepts, *fields)
     except (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"{source} is not a term table that this version reads ({', '.join(get_args(Format))}): {error}",
-            hint="Train again with `bdlab train`.",
-        ) from error
+        why = f"{source} is not a term table that this version reads ({', '.join(get_args(Format))}): {error}"
+        raise ModelError(why, hint="Train again with `bdlab train`.") from error
     for field in (table.summary, table.review):
         if len({len(field.terms), len(field.idf), len(field.rating), len(field.sentiment)}) != 1:
             raise ModelError(f"{source} is damaged: its lists differ in length")
@@ -154,9 +151,8 @@ def _list(raw: msgspec.Raw, kind: type[T], between: bytes) -> list[T]:
 
 
 def normalise(text: str) -> str:
-    """Return `text` in Unicode's NFKC, without HTML escapes, wrong decoding and invisible characters.
-
-    All characters that are used as an apostrophe become one. Takes time linear in the length."""
+    """Return `text` in Unicode's NFKC, without HTML escapes, wrong decoding and invisible characters. All characters
+    that are used as an apostrophe become one. Takes time linear in the length."""
     if text.isascii() and "&" not in text and "\\" not in text and "`" not in text:
         return text
     text = _composed("NFC", text)
