@@ -14,7 +14,8 @@ import msgspec
 from hypothesis import strategies as st
 
 from bdlab.contract import Contract, Field, column_name, parse_contract
-from bdlab.contract.fields import ANSWERS, INT64, MAX_COLUMN_BYTES, OF_OUTPUTS, OF_QUALITY, RESERVED
+from bdlab.contract.fields import ANSWERS, INT64
+from bdlab.contract.schema import MAX_COLUMN_BYTES, RESERVED
 
 KINDS = ("string", "enum", "integer", "number", "boolean", "date-time")
 
@@ -53,8 +54,8 @@ def _usable(name: str) -> bool:
         and bool(column)
         and not column[0].isdigit()
         and len(column) <= MAX_COLUMN_BYTES
-        and column not in RESERVED | ANSWERS | {*OF_OUTPUTS}
-        and not column.startswith(OF_QUALITY)
+        and column not in ANSWERS.union(RESERVED["columns"], RESERVED["of_outputs"])
+        and not column.startswith(RESERVED["begin_outputs"])
     )
 
 

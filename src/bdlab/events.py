@@ -17,7 +17,7 @@ import msgspec
 from uuid_utils.compat import uuid8
 
 from bdlab.contract import Contract, Field
-from bdlab.contract.fields import Copier, event_type, input_type, score_type
+from bdlab.contract.fields import Copier, prediction_types
 from bdlab.errors import EventTooNew, InvalidEvent
 from bdlab.plain_json import PlainJson, object_of
 
@@ -134,8 +134,7 @@ last word of `ce_source`: `serve` of `/bdlab/serve`), the key's name, the trace 
 
 TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """A `traceparent` (W3C Trace Context, section 3.2)."""
-_FIRST, _CONTRACT_DIGITS = b"1", 9
-_MAX_SOURCE = 200
+_FIRST, _CONTRACT_DIGITS, _MAX_SOURCE = b"1", 9, 200
 _LAST_WORD = re.compile(rb"(?:^|/)([a-z][a-z0-9_-]{0,39})\Z")
 _TRACE_LENGTH, _HEX, _NO_TRACE = 55, b"0123456789abcdef", b"0" * 32
 _RECEIVED_HEADER, _KEY_HEADER = "bdlab-received-us", "bdlab-key-name"
@@ -202,8 +201,7 @@ class Codec(Generic[E]):
         for name in self._moments:
             moment = getattr(event, name)
             try:
-                if moment is not None:
-                    moment.astimezone(UTC)
+                _ = moment and moment.astimezone(UTC)
             except OverflowError:
                 why = f"field {name!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
                 raise InvalidEvent(why) from None
@@ -214,10 +212,10 @@ class EventCodec(Codec[PredictionEvent]):
     subclasses of Input, Score and PredictionEvent."""
 
     def __init__(self, contract: Contract) -> None:
-        kind = event_type(contract, PredictionEvent, explanation=tuple[Term, ...], schema_version=SCHEMA_VERSION)
+        self.input, self.score, kind = prediction_types(
+            contract, Input, Score, PredictionEvent, explanation=tuple[Term, ...], schema_version=SCHEMA_VERSION
+        )
         super().__init__(contract, kind, contract)
-        self.input = input_type(contract, Input)
-        self.score = score_type(contract, Score)
         self._make = Copier(self.event, self.input, self.score)
         later = [field for field in contract.inputs if field.since > 1]
         self._canonical = [*contract.at(1).inputs, *later] if later else None
@@ -354,12 +352,10 @@ def _refuse_nul(event: msgspec.Struct) -> None:
 
 
 def _reason(value: bytes, error: Exception, kind: str) -> str:
-    if isinstance(error, msgspec.ValidationError):
-        version = _schema_version(value)
-        if version != SCHEMA_VERSION:
-            return _other_version(version)
-        return f"not a {kind} event: {error}"
-    return f"not UTF-8 JSON: {error}"
+    if not isinstance(error, msgspec.ValidationError):
+        return f"not UTF-8 JSON: {error}"
+    version = _schema_version(value)
+    return f"not a {kind} event: {error}" if version == SCHEMA_VERSION else _other_version(version)
 
 
 def _other_version(schema_version: int) -> str:

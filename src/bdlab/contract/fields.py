@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -15,6 +15,7 @@ from msgspec import Meta
 
 B = TypeVar("B", bound=msgspec.Struct)
 C = TypeVar("C", bound=msgspec.Struct)
+D = TypeVar("D", bound=msgspec.Struct)
 
 Kind = Literal["string", "integer", "number", "boolean", "date-time", "object", "uuid", "word"]
 """The last two are of feedback's own fields; no contract has them."""
@@ -29,24 +30,7 @@ PREDICTION, CONFIDENCE, PROBABILITIES = "prediction", "confidence", "probabiliti
 ANSWERS = frozenset((PREDICTION, CONFIDENCE, PROBABILITIES))
 """Columns of outputs alone."""
 
-RESERVED = {
-    *("id", "explanation", "model", "source", "created_at", "stored_at", "received_at", "timestamp"),
-    *("schema_version", "trace_id", "key_name", "appended_at", "read_at", "known_terms", "warning"),
-    *("cluster_id", "topic", "topic_id", "partition", "offset", "log_id", "position", "line", "status"),
-    *("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"),  # which every table of PostgreSQL has
-}
-"""Columns that are bdlab's or PostgreSQL's own, in the event, the table, the answers or the files."""
-
-OF_OUTPUTS = ("prediction_id", "run", "scored_at", "rescored", "pruned_at")
-OF_QUALITY = ("true_", "feedback_")
-"""Columns, and beginnings of columns, that are bdlab's own where a table or view has only the outputs."""
-
-MAX_COLUMN_BYTES = 63
-"""PostgreSQL cuts longer identifiers off without an error."""
-
 _WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_NO_WORD = re.compile(r"[\W_]+")
-_MOMENT = "2026-01-31T12:00:00Z"
 MOMENT: Any = Annotated[datetime, Meta(tz=True)]
 SOURCE: Any = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}\Z")]
 _STRICT: Any = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True, "gc": False}
@@ -155,7 +139,7 @@ def column_name(name: str) -> str:
 
 def words_of(name: str) -> list[str]:
     """Return the words of a name, in lower case."""
-    return [word.lower() for word in _NO_WORD.split(_WORD_ENDS.sub("_", name)) if word]
+    return [word.lower() for word in re.split(r"[\W_]+", _WORD_ENDS.sub("_", name)) if word]
 
 
 def example_of(contract: Contract) -> dict[str, Any]:
@@ -172,7 +156,7 @@ def shortest(field: Field) -> Any:
     if field.kind == "string":
         return "a" * (field.min_length or field.max_length != 0)
     if field.kind == "date-time":
-        return _MOMENT
+        return "2026-01-31T12:00:00Z"
     if field.kind == "boolean":
         return False
     low, high = field.bounds
@@ -181,41 +165,23 @@ def shortest(field: Field) -> Any:
 
 def type_of(field: Field) -> Any:
     """Return the type that msgspec checks a value against; its bounds are the field's."""
-    kind: Any
-    if field.choices:
-        kind = Literal[field.choices]
-    elif field.kind == "string":
-        kind = Annotated[str, Meta(min_length=field.min_length or None, max_length=field.max_length)]
-    elif field.kind in ("integer", "number"):
-        low, high = field.bounds  # which leave out what is no finite number
-        number: Any = int if field.kind == "integer" else float
-        kind = Annotated[number, Meta(ge=low, le=high)]
-    elif field.kind == "date-time":
-        kind = MOMENT
-    else:
-        kind = {"boolean": bool, "uuid": UUID, "word": SOURCE}.get(field.kind, dict[str, float])
+    limits = Meta(ge=field.bounds[0], le=field.bounds[1])  # which leave out what is no finite number
+    text = Annotated[str, Meta(min_length=field.min_length or None, max_length=field.max_length)]
+    kinds: dict[str, Any] = {"string": text, "integer": Annotated[int, limits], "number": Annotated[float, limits]}
+    kinds |= {"date-time": MOMENT, "boolean": bool, "uuid": UUID, "word": SOURCE, "object": dict[str, float]}
+    kind: Any = Literal[field.choices] if field.choices else kinds[field.kind]
     return kind | None if field.nullable else kind
 
 
-def input_type(contract: Contract, base: type[B]) -> type[B]:
-    """Return the struct of an input, a subclass of `base`: its attributes are columns, its JSON has names."""
-    return _struct(
-        contract.noun.title().replace(" ", ""),
-        [_given(field, optional=not field.required) for field in contract.inputs],
-        base,
-        rename={field.column: field.name for field in contract.inputs},
-    )
-
-
-def score_type(contract: Contract, base: type[B]) -> type[B]:
-    """Return the struct of a model's output, a subclass of `base`."""
-    return _struct("Score", [_given(field) for field in contract.outputs], base)
-
-
-def event_type(contract: Contract, base: type[B], *, explanation: Any, schema_version: int) -> type[B]:
-    """Return the struct of an event: what it is about first, the times last. A field that was added later has its
-    default in events from before. The class has the contract's number as `CONTRACT`, since columns are in lower
-    case."""
+def prediction_types(
+    contract: Contract, given: type[B], score: type[C], event: type[D], *, explanation: Any, schema_version: int
+) -> tuple[type[B], type[C], type[D]]:
+    """Return the structs of an input, whose attributes are columns and whose JSON has names, of a model's output, and
+    of an event: what it is about first, the times last. Each is a subclass of the one given. A field that was added
+    later has its default in events from before. The event has the contract's number as `CONTRACT`, since columns are in
+    lower case."""
+    inputs = [_given(field, optional=not field.required) for field in contract.inputs]
+    names = {field.column: field.name for field in contract.inputs}
     fields = [
         ("id", UUID),
         *(_given(field, optional=field.since > 1) for field in contract),
@@ -223,7 +189,11 @@ def event_type(contract: Contract, base: type[B], *, explanation: Any, schema_ve
         ("model", Annotated[str, Meta(min_length=1, max_length=200)]),
         *_times(schema_version),
     ]
-    return _struct("PredictionEvent", fields, base, namespace={"CONTRACT": contract.number})
+    return (
+        _struct(contract.noun.title().replace(" ", ""), inputs, given, rename=names),
+        _struct("Score", [_given(field) for field in contract.outputs], score),
+        _struct("PredictionEvent", fields, event, namespace={"CONTRACT": contract.number}),
+    )
 
 
 def feedback_types(
@@ -234,12 +204,9 @@ def feedback_types(
     about = [("prediction_id", UUID), *(_given(field, optional=True) for field in truths)]
     space = {"CONTRACT": contract.number, "TRUTHS": tuple(field.column for field in truths)}
     more = [("source", SOURCE | None, None), ("created_at", MOMENT | None, None)]
-    return (
-        _struct("Feedback", [*about, *more], given, namespace=space, omit_defaults=True),
-        _struct(
-            "FeedbackEvent", [("id", UUID), *about, ("source", SOURCE), *_times(schema_version)], event, namespace=space
-        ),
-    )
+    fields = [("id", UUID), *about, ("source", SOURCE), *_times(schema_version)]
+    made = _struct("Feedback", [*about, *more], given, namespace=space, omit_defaults=True)
+    return made, _struct("FeedbackEvent", fields, event, namespace=space)
 
 
 def _times(schema_version: int) -> list[Any]:
@@ -271,7 +238,4 @@ def _given(field: Field, *, optional: bool = False) -> Any:
 
 
 def _struct(name: str, fields: list[Any], base: type[B], **options: Any) -> type[B]:
-    made: type[B] = msgspec.defstruct(  # type: ignore[assignment] # it is a subclass of the base
-        name, fields, bases=(base,), module=__name__, **_STRICT, **options
-    )
-    return made
+    return cast("type[B]", msgspec.defstruct(name, fields, bases=(base,), module=__name__, **_STRICT, **options))

@@ -2,6 +2,7 @@
 
 import json
 import reprlib
+import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -15,12 +16,8 @@ from bdlab.contract.fields import (
     ANSWERS,
     BOUNDS,
     CONFIDENCE,
-    MAX_COLUMN_BYTES,
-    OF_OUTPUTS,
-    OF_QUALITY,
     PREDICTION,
     PROBABILITIES,
-    RESERVED,
     Contract,
     Field,
     Kind,
@@ -32,6 +29,10 @@ from bdlab.errors import ContractInvalid, ContractMismatch
 MAX_FIELDS = 200
 MAX_COLUMNS = 300
 """Of the inputs and outputs together: of more texts PostgreSQL may not be able to store a row."""
+MAX_COLUMN_BYTES = 63
+"""PostgreSQL cuts longer identifiers off without an error."""
+RESERVED = tomllib.loads(files(__package__).joinpath("reserved.toml").read_text("utf-8"))
+RESERVED = {kind: tuple(columns.split()) for kind, columns in RESERVED.items()}
 _MAX_NAME = 200
 _MAX_SINCE = 999_999_999
 _ADD_ONLY = "A contract may only add fields. Another contract needs another deployment: docs/contract.md."
@@ -176,7 +177,8 @@ def _column(name: str, where: str, part: str) -> str:
         _refuse(where, "its column's name needs a letter from A to Z first")
     if len(column) > MAX_COLUMN_BYTES:
         _refuse(where, f"its column {column!r} has {len(column)} bytes, and may have {MAX_COLUMN_BYTES}")
-    if column in RESERVED or (part == "output" and (column in OF_OUTPUTS or column.startswith(OF_QUALITY))):
+    of_output = column in RESERVED["of_outputs"] or column.startswith(RESERVED["begin_outputs"])
+    if column in RESERVED["columns"] or (part == "output" and of_output):
         _refuse(where, f"its column {column!r} is one of bdlab's own")
     return column
 

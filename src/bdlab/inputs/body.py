@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from bdlab.contract import Contract, Field
 from bdlab.contract.fields import MOMENT, SOURCE
@@ -34,8 +35,7 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _INCONVERTIBLE = (msgspec.ValidationError, UnicodeEncodeError)
 # It looks back after the quote, since a pattern that begins with a character is found twice as fast.
 _NAMES = re.compile(rb'"(?<=[{,\s]")([^"\\]*+)"\s*+:').findall
-_FEW = 8
-"""Counting a name takes a tenth of finding all: for more fields than these they are found."""
+_FEW = 8  # counting a name takes a tenth of finding all: for more fields than these they are found
 
 
 class Repeating(dict[str, Any]):
@@ -116,16 +116,15 @@ class Validator:
         data = data.removeprefix(codecs.BOM_UTF8)
         many: list[Input] | None = None
         with suppress(*_UNDECODABLE):
-            many = self._many.decode(data)
-        if many is not None and self._may_repeat(data, len(many)):
-            many = None
+            found = self._many.decode(data)
+            many = None if self._may_repeat(data, len(found)) else found
         values = self.parse(data) if many is None else many
+        why, plural = "", self.contract.plural
         if not isinstance(values, list):
-            why = f"has to be a JSON array of {self.contract.plural}, and is {_kind(values)}"
-            self._refuse([FieldProblem(BODY, why)])
-        if not 1 <= len(values) <= limit:
-            why = f"holds {len(values)} {self.contract.plural}; it takes 1 to {limit}"
-            self._refuse([FieldProblem(BODY, why)])
+            why = f"has to be a JSON array of {plural}, and is {_kind(values)}"
+        elif not 1 <= len(values) <= limit:
+            why = f"holds {len(values)} {plural}; it takes 1 to {limit}"
+        self._refuse([FieldProblem(BODY, why)] if why else [])
         if many is None:
             self._refuse(_indexed(values, self.find_problems))
             many = [self.given_of(value) for value in values]
@@ -206,9 +205,8 @@ class Validator:
     def parse(self, data: bytes) -> Any:
         """Return the JSON value, with Repeating for an object that repeats a name. Raises InputInvalid."""
         try:
-            return json.loads(
-                data.decode(), parse_float=_number, parse_constant=_no_constant, object_pairs_hook=_object
-            )
+            text = data.decode()
+            return json.loads(text, parse_float=_number, parse_constant=_no_constant, object_pairs_hook=_object)
         except UnicodeDecodeError as found:
             why = f"is not UTF-8: byte 0x{data[found.start]:02x} at offset {found.start}"
         except json.JSONDecodeError as found:
@@ -224,9 +222,7 @@ class Validator:
 
 
 def _indexed(values: Sequence[T], find: Callable[[T], Iterable[FieldProblem]]) -> list[FieldProblem]:
-    return [
-        msgspec.structs.replace(problem, index=index) for index, value in enumerate(values) for problem in find(value)
-    ]
+    return [replace(problem, index=index) for index, value in enumerate(values) for problem in find(value)]
 
 
 def _problem(field: Field, value: Any) -> str:
@@ -241,8 +237,8 @@ def _problem(field: Field, value: Any) -> str:
         found = _kind(value)
     elif field.kind == "string" and not field.choices:
         return _text_problem(field, value) or _length_problem(field, len(value))
-    elif field.choices or field.kind in _FITS:
-        fits = value in field.choices if field.choices else _FITS[field.kind](value)
+    elif field.choices or field.kind in _OF_TEXT:
+        fits = value in field.choices if field.choices else parses(value, _OF_TEXT[field.kind])
         found = "" if fits else repr(value[:_SHOWN_LENGTH])
     elif field.kind == "boolean":
         found = ""
@@ -274,49 +270,32 @@ def _text_problem(field: Field, text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            half = f"U+{ord(text[error.start]):04X}"
-            return (
-                f"holds half of a surrogate pair ({half}) at character {error.start}, which is not valid Unicode text"
-            )
-    if field.min_length and not text.strip():
-        return "is empty: there is nothing to predict from"
-    return ""
+            half, place = f"U+{ord(text[error.start]):04X}", error.start
+            return f"holds half of a surrogate pair ({half}) at character {place}, which is not valid Unicode text"
+    return "is empty: there is nothing to predict from" if field.min_length and not text.strip() else ""
 
 
 def _length_problem(field: Field, length: int) -> str:
     least, most = field.min_length, length if field.max_length is None else field.max_length
-    if least <= length <= most:
-        return ""
     wanted = f"at least {least}" if field.max_length is None else f"{least} to {most}"
-    return f"has to have {wanted} characters, and has {length}"
+    return "" if least <= length <= most else f"has to have {wanted} characters, and has {length}"
 
 
-def is_moment(text: str) -> bool:
-    """Return whether a text is a date and time with an offset, within the years 1 to 9999 in UTC."""
+def parses(text: str, kind: Any = MOMENT) -> bool:
+    """Return whether a text is a date and time with an offset, within the years 1 to 9999 in UTC; or one of `kind`."""
     try:
-        msgspec.convert(text, MOMENT).astimezone(UTC)
+        found = msgspec.convert(text, kind)
+        return not isinstance(found, datetime) or bool(found.astimezone(UTC))
     except (*_INCONVERTIBLE, OverflowError):
         return False
-    return True
 
 
-def _is_a(kind: Any) -> Callable[[str], bool]:
-    def fits(text: str) -> bool:
-        with suppress(*_INCONVERTIBLE):
-            msgspec.convert(text, kind)
-            return True
-        return False
-
-    return fits
-
-
-_FITS: dict[str, Callable[[str], bool]] = {"date-time": is_moment, "uuid": _is_a(UUID), "word": _is_a(SOURCE)}
+_OF_TEXT: dict[str, Any] = {"date-time": MOMENT, "uuid": UUID, "word": SOURCE}
 
 
 def _shown(value: float) -> str:
-    if isinstance(value, int) and abs(value) >= 10**20:
-        return f"a number of {int(math.log10(abs(value))) + 1} digits"
-    return str(value)
+    large = isinstance(value, int) and abs(value) >= 10**20
+    return f"a number of {int(math.log10(abs(value))) + 1} digits" if large else str(value)
 
 
 def _kind(value: Any) -> str:

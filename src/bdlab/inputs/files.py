@@ -96,12 +96,11 @@ class InputFile:
         file.seek(0)
         start = file.read(len(parquet.MAGIC))
         file.seek(0)
-        if self.kind == "parquet" or (self.kind is None and start == parquet.MAGIC):
-            self.kind = "jsonl"
-            inputs = self.validator.contract.inputs
-            with file:
-                return parquet.to_json_lines(file, self.name, inputs, lambda found: self._columns(found, ","))
-        return file
+        if not (self.kind == "parquet" or (self.kind is None and start == parquet.MAGIC)):
+            return file
+        self.kind, inputs = "jsonl", self.validator.contract.inputs
+        with file:
+            return parquet.to_json_lines(file, self.name, inputs, lambda found: self._columns(found, ","))
 
     def _open(self) -> IO[bytes]:
         if is_address(self.source):
@@ -156,11 +155,8 @@ class InputFile:
             raise InvalidInput(f"{lines.name} is empty", hint="The first line has to name the columns.")
         columns = self._columns(header, self.delimiter)
         titles = {name: header[index] for name, index in columns.items()}
-        places = [
-            (field.name, columns[field.name], cell_of(field))
-            for field in self.validator.contract.inputs
-            if field.name in columns
-        ]
+        inputs = self.validator.contract.inputs
+        places = [(each.name, columns[each.name], cell_of(each)) for each in inputs if each.name in columns]
         if start:
             lines.go_on(*start)
         for line, row in rows:
@@ -187,17 +183,16 @@ class InputFile:
         inputs = self.validator.contract.inputs
         required = {field.name for field in inputs if field.required}
         if missing := [field for field in inputs if field.name in required - places.keys()]:
-            refuse_delimiter(
-                header,
-                lambda titles: required <= {field.name for field in map(self._titles, titles) if field},
-                self.name,
-                delimiter,
-            )
+
+            def suffices(titles: list[str]) -> bool:
+                return required <= {field.name for field in map(self._titles, titles) if field}
+
+            refuse_delimiter(header, suffices, self.name, delimiter)
             names = " and ".join(repr(title_of(field)) for field in missing)
             verb = "column {} is" if len(missing) == 1 else "columns {} are"
             shown = ", ".join(repr(title[:_SHOWN_CHARS]) for title in header[:_SHOWN_COLUMNS])
             needed, others = (
-                ", ".join(title_of(field) for field in inputs if field.required is wanted) for wanted in (True, False)
+                ", ".join(title_of(each) for each in inputs if each.required is it) for it in (True, False)
             )
             hint = f"Columns: {needed}{f', and optionally {others}' if others else ''}."
             raise InvalidInput(f"{self.name}: the {verb.format(names)} missing; the first line has {shown}", hint=hint)
@@ -208,8 +203,7 @@ class InputFile:
             lines.go_on(*start)
         for data in lines.raw():
             if data is None:
-                why = f"the line is longer than {lines.limit} bytes"
-                yield BadRow(lines.number, (FieldProblem("body", why),))
+                yield BadRow(lines.number, (FieldProblem("body", f"the line is longer than {lines.limit} bytes"),))
             elif data.strip():
                 try:
                     yield Row(lines.number, self.validator.decode_plain(data) or self._from_json(data))

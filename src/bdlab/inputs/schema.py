@@ -17,8 +17,6 @@ STORABLE = r"^[^\u0000]*$"
 """Postgres stores any character but U+0000."""
 NOT_EMPTY = rf"^[^\u0000]*[^\u0000{_WHITE}][^\u0000]*$"
 
-WORD = "^[a-z][a-z0-9_-]{0,39}$"
-
 _SHORT = 5
 _LETTERS = range(4, 17)
 """How many a word has of which a misspelling is found; shorter ones resemble too many others."""
@@ -62,7 +60,7 @@ def _property(field: Field) -> dict[str, Any]:
         "minimum": low,
         "maxLength": field.max_length,
         "minLength": field.min_length or None,
-        "pattern": WORD if field.kind == "word" else text if field.is_text else None,
+        "pattern": "^[a-z][a-z0-9_-]{0,39}$" if field.kind == "word" else text if field.is_text else None,
         "description": field.description or None,
         "default": None if field.required else msgspec.to_builtins(field.default),
     }
@@ -98,12 +96,11 @@ class Misspellings:
             if self._length > _MOST_LENGTH:
                 break
             rest = {words[1:]: name for words, name in names.items() if words[0] == word}
-            near = len(rest) <= _NEAR_NAMES and len(word) in _LETTERS and self._length < _NEAR_LENGTH
-            near = near and misspelt > 0
+            few = len(rest) <= _NEAR_NAMES and self._length < _NEAR_LENGTH
+            near = few and misspelt > 0 and len(word) in _LETTERS
             way = _near(word, self._but) if near else "".join(_any_case(word))
             self._length += len(way) + len(self._between)
-            name = rest.pop((), "")
-            if name:
+            if name := rest.pop((), ""):
                 self._meant.append(name)
                 way = f"({way})"
             if rest:

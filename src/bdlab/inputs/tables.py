@@ -27,7 +27,7 @@ _FORMS: dict[str, tuple[str, re.Pattern[str], Callable[[str], Any]]] = {
     "number": ("a number", re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"), float),
     "boolean": ("true or false, yes or no, 1 or 0", _TRUTH, lambda text: _TRUTHS[text.lower()]),
 }
-_TO_UTF8 = "Convert it first, for example: iconv -f {encoding} -t UTF-8 {path} > FILE"
+_TO_UTF8 = "Convert it first, for example: iconv -f {} -t UTF-8 {} > FILE"
 _START_BYTES = 1 << 16
 
 _FORMATS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("formats.toml").read_text("utf-8"))
@@ -77,12 +77,10 @@ def cell_of(field: Field) -> Callable[[str], Any]:
         if form is None and text and text in field.choices:  # which may be white space alone
             return text
         given = text.strip()
-        if not given:
-            if needed:
-                raise ValueError("is empty")
-            return empty
-        if form is None:
-            return given
+        if needed and not given:
+            raise ValueError("is empty")
+        if form is None or not given:
+            return given or empty
         if form.fullmatch(given):
             value: Any = value_of(given)
             if low <= value <= high:
@@ -162,12 +160,9 @@ class Lines:
             try:
                 yield line.decode()
             except UnicodeDecodeError as error:
-                offset = self._file.tell() - len(line) + error.start
-                raise InvalidInput(
-                    f"{self.name}, line {self.number}: not UTF-8: byte 0x{line[error.start]:02x} at offset "
-                    f"{offset} of the file",
-                    hint=_TO_UTF8.format(encoding="WINDOWS-1252", path=self.name),
-                ) from error
+                offset, hint = self._file.tell() - len(line) + error.start, _TO_UTF8.format("WINDOWS-1252", self.name)
+                byte = f"byte 0x{line[error.start]:02x} at offset {offset} of the file"
+                raise InvalidInput(f"{self.name}, line {self.number}: not UTF-8: {byte}", hint=hint) from error
 
 
 def _refuse_others(start: bytes, name: str) -> None:
@@ -177,7 +172,7 @@ def _refuse_others(start: bytes, name: str) -> None:
         what, hint = "a workbook (.xlsx, .ods)", _FORMATS["excel"]["hint"]
     elif not what and start.count(0) > len(start) // 4:
         order = "LE" if start[1::2].count(0) > start[::2].count(0) else "BE"
-        what, hint = f"UTF-16{order}", _TO_UTF8.replace("{encoding}", f"UTF-16{order}")
+        what, hint = f"UTF-16{order}", _TO_UTF8.format(f"UTF-16{order}", name)
     elif not what and b"\n" not in start and _CR_ALONE.search(start):
         what, hint = "text whose lines end in CR alone", "Convert it first: tr '\\r' '\\n' < {path} > FILE"
     if what:
@@ -211,7 +206,6 @@ def refuse_delimiter(header: Sequence[str], suffices: Callable[[list[str]], bool
     for other, called in _DELIMITERS.items():
         titles = [title.strip(' "') for title in delimiter.join(header).split(other)]
         if other != delimiter and suffices(titles):
-            option, used = ("tab" if other == "\t" else f"'{other}'"), _DELIMITERS.get(delimiter, delimiter)
-            raise InvalidInput(
-                f"{name}: the columns are separated by {called}, and not by {used}", hint=f"Give --delimiter {option}."
-            )
+            why = f"the columns are separated by {called}, and not by {_DELIMITERS.get(delimiter, delimiter)}"
+            hint = f"Give --delimiter {'tab' if other == chr(9) else repr(other)}."
+            raise InvalidInput(f"{name}: {why}", hint=hint)

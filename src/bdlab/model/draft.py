@@ -17,7 +17,7 @@ from bdlab.contract.fields import CONFIDENCE, PREDICTION
 from bdlab.errors import BdlabError, InvalidInput, ModelError, ModelNotFound
 from bdlab.events import Score, Scorer, codec_of
 from bdlab.inputs import Validator
-from bdlab.inputs.body import is_moment
+from bdlab.inputs.body import parses
 from bdlab.inputs.files import BadRow, InputFile, Row
 from bdlab.inputs.tables import Lines, csv_rows
 from bdlab.model import onnx, pipeline
@@ -59,7 +59,7 @@ _FORMS: tuple[tuple[dict[str, str], str, Callable[[str], object], Callable[[str]
     ({"type": "integer"}, "whole numbers", re.compile(r"-?(?:0|[1-9]\d{0,17})").fullmatch, int),
     ({"type": "number"}, "numbers", _NUMBER.fullmatch, float),
     ({"type": "boolean"}, "true or false", re.compile("(?i)true|false").fullmatch, lambda cell: cell.lower() == "true"),
-    ({"type": "string", "format": "date-time"}, "dates and times with their offset from UTC", is_moment, str),
+    ({"type": "string", "format": "date-time"}, "dates and times with their offset from UTC", parses, str),
 )
 
 

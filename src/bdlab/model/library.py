@@ -87,9 +87,8 @@ def _frames(fields: dict[str, Field], *, categories: bool) -> Take:
     def dtype(field: Field) -> Any:
         if field.choices and categories:
             return pd.CategoricalDtype(field.choices)
-        if field.nullable and field.kind in NUMERIC:
-            return "object" if field.kind == "boolean" else "float64"
-        return _DTYPES.get(field.kind, "object")
+        nullable = field.nullable and field.kind in NUMERIC and ("object" if field.kind == "boolean" else "float64")
+        return nullable or _DTYPES.get(field.kind, "object")
 
     columns = [(name, column(field), dtype(field)) for name, field in fields.items()]
     return lambda inputs: pd.DataFrame(
@@ -151,18 +150,16 @@ class Answers:
         self._choices = codec.contract.classes
         if (classes is None) == bool(self._choices):
             has, wants = ("no classes", "an enum") if classes is None else ("classes", "a number")
-            raise ModelError(
-                f"{source} predicts {has}, and the contract's output {PREDICTION!r} is {wants}", hint=_INIT
-            )
-        gives = {PREDICTION} if classes is None else ANSWERS
-        if more := [name for name in outputs if name not in gives]:
+            why = f"{source} predicts {has}, and the contract's output {PREDICTION!r} is {wants}"
+            raise ModelError(why, hint=_INIT)
+        if more := [name for name in outputs if name not in ({PREDICTION} if classes is None else ANSWERS)]:
             raise ModelError(f"{source} does not give the contract's output {more[0]!r}", hint=_INIT)
         names = [*map(class_name, classes or ())]
         if len({*names}) < len(names):
             raise ModelError(f"{source} has the class {max(names, key=names.count)!r} twice", hint=PAGE)
-        self._known(names, f"{source} predicts")
+        self._check_known(names, f"{source} predicts")
 
-    def _known(self, names: Iterable[str], who: str) -> None:
+    def _check_known(self, names: Iterable[str], who: str) -> None:
         for name in names:
             if name not in self._choices:
                 why = f"{who} the class {name[:100]!r}, which the contract's enum of {PREDICTION!r} has not"
@@ -174,8 +171,7 @@ class Answers:
         if values.shape not in ((count,), (count, 1)):
             raise _wrong_count(values.shape, count)
         found = values.reshape(count).tolist()
-        odd = next((value for value in found if not self._low <= value <= self._high), None)
-        if odd is not None:
+        for odd in (value for value in found if not self._low <= value <= self._high):
             hint = f"Mend the model, or the bounds of the contract's output {PREDICTION!r}."
             raise ModelError(f"predicted {odd:g}, which is no number from {self._low:g} to {self._high:g}", hint=hint)
         return [self._make(prediction=value) for value in found]
@@ -194,17 +190,17 @@ class Answers:
         found = [class_name(label) for label in np.asarray(labels).reshape(-1).tolist()]
         if len(found) != count:
             raise _wrong_count((len(found),), count)
-        self._known({*found, *names}, "predicted")
+        self._check_known({*found, *names}, "predicted")
         scores = []
         for name, row in zip(found, table.clip(0, 1).tolist(), strict=True):
             if name not in places:
                 raise ModelError(f"predicted the class {name!r}, and gave no probability for it", hint=PAGE)
             if surest and row[places[name]] < max(row):
-                raise ModelError(
-                    f"predicted the class {name!r}, which by the order of the enum is not the surest",
-                    hint='Give the card the order of the probabilities: "classes" of the file. '
-                    "`bdlab model init` finds it.",
+                why = f"predicted the class {name!r}, which by the order of the enum is not the surest"
+                hint = (
+                    'Give the card the order of the probabilities: "classes" of the file. `bdlab model init` finds it.'
                 )
+                raise ModelError(why, hint=hint)
             more = {PROBABILITIES: dict(zip(names, row, strict=True))} if self._all else {}
             scores.append(self._make(prediction=name, confidence=row[places[name]], **more))
         return scores

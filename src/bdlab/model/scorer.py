@@ -25,19 +25,11 @@ from bdlab.resources import models_dir
 from bdlab.settings import SHIPPED_MODEL
 
 SUFFIX = ".card.json"
-
-_MOST_NAME = 255
-"""The most bytes that a file system takes as the name of a file."""
-
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 SHIPPED = "reviews" + SUFFIX
-
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_MOST_NAME = 255  # bytes that a file system takes as the name of a file
 _ROLES = ("terms", "onnx", "skops", "pipeline")
 """Of several files the first of these is taken: the last runs code."""
-
-_PINNED = re.compile(r"^(?P<path>.+)#sha256=(?P<sha256>[0-9a-fA-F]{64})$")
-_NOT_IN_A_NAME = re.compile(r"[^\w.-]")
-_SHA256 = re.compile(r"^[0-9a-f]{64}\b")
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -103,8 +95,7 @@ def parse_card(content: bytes, path: Path | str) -> Card:
 
 def _check_names(card: dict[str, Any]) -> None:
     """Raise ValueError if a name is nearly one of a card's, which would be ignored like any other."""
-    known = Card.__struct_fields__
-    for name in card.keys() - {*known}:
+    for name in card.keys() - {*(known := Card.__struct_fields__)}:
         if near := difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8):
             raise ValueError(f"it has the name {name[:100]!r}; is {near[0]!r} meant?")
 
@@ -170,11 +161,9 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelNotFound(
-            f"the model file {path} cannot be read: {error.strerror}",
-            hint="Name a model card, its folder or a joblib file (--model, BDLAB_MODEL_PATH), "
-            "or `shipped` for the model that ships with bdlab.",
-        ) from error
+        hint = "Name a model card, its folder or a joblib file (--model, BDLAB_MODEL_PATH), "
+        hint += "or `shipped` for the model that ships with bdlab."
+        raise ModelNotFound(f"the model file {path} cannot be read: {error.strerror}", hint=hint) from error
 
 
 def sha256_of(content: bytes) -> str:
@@ -185,14 +174,11 @@ def read_verified(path: Path, sha256: str, *, source: str) -> bytes:
     """Return the content of `path` if it has this `sha256`, which `source` has. These are the bytes that were checked,
     so that nobody can change the file in between. Raises ModelTampered, ModelNotFound."""
     content = read_file(path)
-    found = sha256_of(content)
-    if found != sha256:
-        raise ModelTampered(
-            f"the model file {path} is not the one in {source}: its sha256 is {found[:12]}..., "
-            f"and {sha256[:12]}... is expected",
-            hint="Put the original file back. If this one is meant, write its sha256 there, "
-            "as `bdlab model init --contract CARD` does.",
-        )
+    if (found := sha256_of(content)) != sha256:
+        why = f"its sha256 is {found[:12]}..., and {sha256[:12]}... is expected"
+        hint = "If this one is meant, write its sha256 there, as `bdlab model init --contract CARD` does."
+        hint = f"Put the original file back. {hint}"
+        raise ModelTampered(f"the model file {path} is not the one in {source}: {why}", hint=hint)
     return content
 
 
@@ -210,10 +196,8 @@ def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
         for name, content in contents.items():
             if found.card.files[name].role == role:
                 return build(found.card, codec, name, content, many=many)
-    states = (
-        f"{name} has the role {file.role!r}" if name in contents else f"{name} is not there"
-        for name, file in found.card.files.items()
-    )
+    files = found.card.files.items()
+    states = (f"{name} {f'has the role {file.role!r}' if name in contents else 'is not there'}" for name, file in files)
     hint = f"Put the file beside its card; its role has to be one of {', '.join(_ROLES)}."
     raise ModelNotFound(f"the model card {found.path} names no file that can be loaded: {', '.join(states)}", hint=hint)
 
@@ -250,9 +234,8 @@ def find(path: str) -> _Found:
     """Return the card that `path` names, as for `load_scorer`. Raises ModelError."""
     if path in ("", SHIPPED_MODEL):
         return _card(models_dir() / SHIPPED)
-    pinned = _PINNED.match(path)
-    if pinned:
-        return _file(Path(pinned["path"]).expanduser(), pinned["sha256"].lower(), "the path's #sha256=")
+    if pinned := re.match(r"(.+)#sha256=([0-9a-fA-F]{64})$", path):
+        return _file(Path(pinned[1]).expanduser(), pinned[2].lower(), "the path's #sha256=")
     file = Path(path).expanduser()
     if file.is_dir():
         cards = sorted(file.glob("*" + SUFFIX))
@@ -322,7 +305,7 @@ def library_scorer(
 
 def file_title(path: Path) -> str:
     """Return the name of a model that has no other than its file's."""
-    return _NOT_IN_A_NAME.sub("_", path.stem)[:100]
+    return re.sub(r"[^\w.-]", "_", path.stem)[:100]
 
 
 def _sha256_beside(file: Path) -> str:
@@ -333,7 +316,6 @@ def _sha256_beside(file: Path) -> str:
     if not beside.is_file():
         why = f"the model file {file} has no sha256 to check it against, and loading a joblib file runs code"
         raise ModelError(why, hint=f"If you trust the file: sha256sum {file} > {beside}")
-    found = _SHA256.match(read_file(beside).decode("ascii", "replace").lower())
-    if found is None:
+    if not (found := re.match(r"[0-9a-f]{64}\b", read_file(beside).decode("ascii", "replace").lower())):
         raise ModelError(f"{beside} does not start with a sha256 of 64 hex digits")
     return found[0]
