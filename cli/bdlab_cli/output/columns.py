@@ -55,23 +55,17 @@ def output_columns(contract: Contract, *, wide: bool = True, words: bool = True)
         doubt = " ?" if row.get("warning") else ""
         return _text(f"{_plain(row[chief])}{beside}{doubt}", _COLOURS.get(row[chief], "") if rated else "")
 
-    columns = [_as_it_is(name) for name in named if name not in left_out | {chief, PREDICTION}]
-    columns.insert(0, Column(chief, chief_cell))
-    if rated:
-        columns.insert(0, Column("stars", lambda row: _text(stars(row[PREDICTION], wide=wide))))
-    return [*columns, Column("top words", lambda row: _text(top_words(row)))] if wide and words else columns
+    def stars(row: Row) -> Text:
+        number, full = f"{row[PREDICTION]:.1f}", round(row[PREDICTION])
+        return _text(f"{'★' * full}{'☆' * (5 - full)} {number}" if wide else number)
 
+    def top_words(row: Row) -> Text:
+        terms = [term for term in row["explanation"][:4] if abs(term["weight"]) >= 0.05]
+        return _text(", ".join(f"{term['term']} {term['weight']:+.1f}" for term in terms) or "(none)")
 
-def stars(prediction: float, *, wide: bool = True) -> str:
-    """Return stars like ★★★★☆ 3.9; without `wide` the number alone."""
-    full = round(prediction)
-    return f"{'★' * full}{'☆' * (5 - full)} {prediction:.1f}" if wide else f"{prediction:.1f}"
-
-
-def top_words(row: Row) -> str:
-    """Return the strongest terms with their weight, like terrible -1.9, waste -0.8."""
-    terms = [term for term in row["explanation"][:4] if abs(term["weight"]) >= 0.05]
-    return ", ".join(f"{term['term']} {term['weight']:+.1f}" for term in terms) or "(none)"
+    rest = [_as_it_is(name) for name in named if name not in left_out | {chief, PREDICTION}]
+    last = [Column("top words", top_words)] if wide and words else []
+    return [*([Column("stars", stars)] if rated else []), Column(chief, chief_cell), *rest, *last]
 
 
 def _as_it_is(name: str) -> Column:

@@ -107,9 +107,10 @@ def show_draft(draft: Draft) -> None:
         if file.trusted:
             terminal.echo(f"trusted    {name}: {', '.join(file.trusted)}")
     terminal.echo(f"card       {draft.path}")
-    quoted = shlex.quote(draft.path)
-    todo = f"Read and correct it, then: bdlab model check {quoted} --sample ROWS, bdlab up --model {quoted}"
-    terminal.echo(todo, err=True)
+    path = shlex.quote(draft.path)
+    terminal.echo(
+        f"Read and correct it, then: bdlab model check {path} --sample ROWS, bdlab up --model {path}", err=True
+    )
 
 
 def report_of(report: Report, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import msgspec
 from msgspec import UNSET
@@ -30,8 +30,7 @@ TABLE_ROWS = 50
 """How many results a table shows; --json and --output give all."""
 
 _DOUBTED = "? few words are known, or stars and sentiment contradict each other: --json tells which"
-_WIDE = 80
-_ID_WIDTH = 39
+_WIDE, _ID_WIDTH = 80, 39
 
 #: With what a cell begins that a spreadsheet calculates or splits; the wide forms too.
 _FORMULAS = frozenset("=+-@＝＋－＠")
@@ -44,21 +43,19 @@ _AFTER = {
 }  # fmt: skip
 """The columns of a file that any model has, before and after its outputs, with their types in Parquet."""
 
-#: The types that CSV has as Python writes them; of others it has their JSON.
-_AS_THEY_ARE = (int, str, float)
 _TYPES = {"string": str, "integer": int, "number": float, "boolean": bool, "date-time": datetime}
 
 
 class Results:
     """Where results go: a context; `complete` is called after the last one, if none is missing."""
 
-    def __enter__(self) -> Results:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
         """End, whether or not all results were added."""
 
-    def add(self, result: RowResult) -> None:
+    def add(self, result: Any) -> None:
         raise NotImplementedError
 
     def complete(self) -> None:
@@ -69,7 +66,8 @@ def results(contract: Contract, *, as_json: bool, output: str | None, published:
     """Return where results go. Raises InvalidInput if --output has no known suffix or address."""
     if output is None:
         return _JsonLines(contract) if as_json else _Table(contract, published=published)
-    return _InFile(_Fields(contract), output, raw_cells=raw_cells)
+    fields = _Fields(contract)
+    return row_file(fields.types, output, raw_cells=raw_cells, fields=fields.with_inputs)
 
 
 class _Fields:
@@ -77,13 +75,10 @@ class _Fields:
     default other than null."""
 
     def __init__(self, contract: Contract) -> None:
-        echoed = [
-            field
-            for field in contract
-            if field in contract.inputs and (field.kind not in ("integer", "number") or field.default in (UNSET, None))
-        ]
+        plain = [each for each in contract if each.kind not in ("integer", "number") or each.default in (UNSET, None)]
+        echoed = [field for field in plain if field in contract.inputs]
         self._outputs, self._inputs = (
-            {_name(field): field.column for field in fields} for fields in (contract.outputs, echoed)
+            {_name(each): each.column for each in part} for part in (contract.outputs, echoed)
         )
         self._score = self._outputs | {name: name for name in ("known_terms", "warning", "explanation")}
         kinds = {_name(field): _TYPES.get(field.kind, contract.classes or str) for field in contract}
@@ -130,54 +125,38 @@ class _JsonLines(Results):
         terminal.echo_json(self._fields(result))
 
 
-class _InFile(Results):
-    """All results in a file, in the order of the inputs."""
-
-    def __init__(self, fields: _Fields, output: str, *, raw_cells: bool) -> None:
-        self._fields = fields
-        self._file = row_file(fields.types, output, raw_cells=raw_cells)
-
-    def __enter__(self) -> _InFile:
-        self._file.__enter__()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._file.__exit__(*raised)
-
-    def add(self, result: RowResult) -> None:
-        self._file.add(self._fields.with_inputs(result))
-
-    def complete(self) -> None:
-        self._file.complete()
+Fields = dict[str, Any]
+"""What is written of a row."""
 
 
-def row_file(types: Mapping[str, Any], output: str, *, raw_cells: bool) -> RowFile:
-    """Return the file for rows with these fields. Raises InvalidInput if --output has no known suffix or address."""
+def row_file(
+    types: Mapping[str, Any], output: str, *, raw_cells: bool, fields: Callable[[Any], Fields] = lambda row: row
+) -> RowFile:
+    """Return the file for rows, of which `fields` makes those that have these types. Raises InvalidInput if --output
+    has no known suffix or address."""
     kind = PurePosixPath(output).suffix.lower()
     if kind == ".csv":
-        return _CsvFile(types, output, raw_cells=raw_cells)
+        return _CsvFile(types, output, fields, raw_cells=raw_cells)
     if kind in (".jsonl", ".ndjson"):
-        return RowFile(types, output)
+        return RowFile(types, output, fields)
     if kind == ".parquet":
         parquet.check_installed(output)
-        return _ParquetFile(types, output)
+        return _ParquetFile(types, output, fields)
     hint = "For standard output leave it out, and give --json."
     raise InvalidInput(f"--output {output} ends in none of .csv, .jsonl and .parquet", hint=hint)
 
 
-class RowFile:
+class RowFile(Results):
     """A file that is replaced once all rows are there; until then they are in a file beside it. A context, whose
     `complete` is called after the last row. It has a line of JSON for each."""
 
-    def __init__(self, types: Mapping[str, Any], path: str) -> None:
-        self._types = types
-        self._path = path
+    def __init__(self, types: Mapping[str, Any], path: str, fields: Callable[[Any], Fields]) -> None:
+        self._types, self._path, self._fields = types, path, fields
         self._new = Upload(path) if is_address(path) else Replacement(Path(path), hidden=False)
 
-    def __enter__(self) -> RowFile:
+    def __enter__(self) -> Self:
         with self._named():
-            self._lines = self._new.__enter__().file
-            self.begin()
+            self._write = self._writer(self._new.__enter__().file)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -193,13 +172,14 @@ class RowFile:
             why = (getattr(error, "strerror", None) or str(error)).lower()
             raise BdlabError(f"--output {self._path} cannot be written: {why}") from error
 
-    def begin(self) -> None:
-        """Write what comes before the first row."""
+    def _writer(self, file: IO[bytes]) -> Callable[[Fields], object]:
+        """Write what comes before the first row, and return what writes one."""
+        return lambda fields: file.write(msgspec.json.encode(fields) + b"\n")
 
-    def add(self, fields: dict[str, Any]) -> None:
+    def add(self, row: Any) -> None:
         self._new.keep = True
         try:  # a context manager would take as long as the writing
-            self.write(fields)
+            self._write(self._fields(row))
         except (OSError, RuntimeError):
             with self._named():
                 raise
@@ -208,16 +188,11 @@ class RowFile:
         with self._named():
             self._new.commit()
 
-    def write(self, fields: dict[str, Any]) -> None:
-        self._lines.write(msgspec.json.encode(fields) + b"\n")
-
 
 class _ParquetFile(RowFile):
-    def begin(self) -> None:
-        self._rows = parquet.Writer(self._lines, self._types)
-
-    def write(self, fields: dict[str, Any]) -> None:
-        self._rows.write(fields)
+    def _writer(self, file: IO[bytes]) -> Callable[[Fields], object]:
+        self._rows = parquet.Writer(file, self._types)
+        return self._rows.write
 
     def complete(self) -> None:
         with self._named():
@@ -231,26 +206,25 @@ class _ParquetFile(RowFile):
 
 
 class _CsvFile(RowFile):
-    def __init__(self, types: Mapping[str, Any], path: str, *, raw_cells: bool) -> None:
-        super().__init__(types, path)
+    def __init__(
+        self, types: Mapping[str, Any], path: str, fields: Callable[[Any], Fields], *, raw_cells: bool
+    ) -> None:
+        super().__init__(types, path, fields)
         self._raw_cells = raw_cells
 
-    def begin(self) -> None:
-        text = io.TextIOWrapper(self._lines, "utf-8", newline="", write_through=True)
-        self._write = csv_writer(text, self._types, raw_cells=self._raw_cells)
-
-    def write(self, fields: dict[str, Any]) -> None:
-        self._write(fields)
+    def _writer(self, file: IO[bytes]) -> Callable[[Fields], object]:
+        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        return csv_writer(text, self._types, raw_cells=self._raw_cells)
 
 
-def csv_writer(file: Any, types: Mapping[str, Any], *, raw_cells: bool) -> Callable[[dict[str, Any]], None]:
+def csv_writer(file: Any, types: Mapping[str, Any], *, raw_cells: bool) -> Callable[[Fields], None]:
     """Write the columns' names to a text file, and return what writes a row of it."""
     cell: Callable[[Any], Any] = (lambda value: value) if raw_cells else inert
-    as_json = [name for name, kind in types.items() if kind not in _AS_THEY_ARE]
+    as_json = [name for name, kind in types.items() if kind not in (int, str, float)]  # which are as Python writes them
     write = csv.writer(file).writerow
     write(types)
 
-    def write_row(fields: dict[str, Any]) -> None:
+    def write_row(fields: Fields) -> None:
         for name in as_json:
             if (value := fields[name]) is not None:
                 fields[name] = msgspec.json.encode(value).decode().strip('"')
@@ -299,8 +273,7 @@ class _Table(Results):
     """A table of the first results on standard output."""
 
     def __init__(self, contract: Contract, *, published: bool) -> None:
-        self._contract = contract
-        self._published = published
+        self._contract, self._published = contract, published
         self._first: list[RowResult] = []
         self._count = 0
 
@@ -314,17 +287,15 @@ class _Table(Results):
             return
         out = terminal.stdout()
         rows = [
-            msgspec.structs.asdict(each.given)
-            | msgspec.to_builtins(each.score)
-            | {"id": str(each.event.id) if each.event and each.position else each.status}
+            {**msgspec.structs.asdict(each.given), **msgspec.to_builtins(each.score), "id": each.status}
+            | ({"id": str(each.event.id)} if each.event and each.position else {})
             for each in self._first
         ]
         wide = out.width >= _WIDE + (_ID_WIDTH if self._published else 0) or self._count == 1
         words = is_rating(self._contract) or any(row["explanation"] for row in rows)
         columns = input_columns(self._contract) + output_columns(self._contract, wide=wide, words=words)
         out.print(self._alone(rows[0], columns) if self._count == 1 else self._all(rows, columns))
-        if self._count > len(self._first):
-            more = self._count - len(self._first)
+        if more := self._count - len(self._first):
             terminal.echo(f"... and {more} more; --json or --output has all of them", err=True)
 
     def _alone(self, row: Row, columns: Sequence[Column]) -> Table:

@@ -55,8 +55,7 @@ class Prediction:
     service: ClassVar[str] = "predict"
 
     def __post_init__(self) -> None:
-        if self.chosen_run_id is not None and not 1 <= len(self.chosen_run_id) <= MAX_RUN_ID:
-            length = len(self.chosen_run_id)
+        if self.chosen_run_id is not None and not 1 <= (length := len(self.chosen_run_id)) <= MAX_RUN_ID:
             raise InvalidInput(f"--run-id has to be of 1 to {MAX_RUN_ID} characters, and has {length}")
         self.contract = self.validator.contract
         self.run_id = self.chosen_run_id or str(uuid7())
@@ -99,16 +98,13 @@ class Prediction:
 
 def predict_one(prediction: Prediction, given: Input) -> None:
     """Predict from one input. Raises VaultError, BrokerError (it is not acknowledged)."""
-    noun = prediction.contract.noun
-    scorer = prediction.scorer()
+    noun, scorer = prediction.contract.noun, prediction.scorer()
     with stop_on_signal() as stop, prediction.results as shown:
         for outcome in prediction.outcomes(score_each([Row(1, given)], scorer), scorer.name, stop, many=False):
             if outcome.problem is not None:
-                raise type(outcome.problem)(
-                    outcome.problem.message,
-                    hint=f"Run it again with --run-id {prediction.run_id}: then it is stored once, whether "
-                    "or not the broker has it already.",
-                ) from outcome.problem
+                hint = f"Run it again with --run-id {prediction.run_id}: then it is stored once, "
+                hint += "whether or not the broker has it already."
+                raise type(outcome.problem)(outcome.problem.message, hint=hint) from outcome.problem
             shown.add(outcome)
             shown.complete()
             break
@@ -130,16 +126,9 @@ def predict_file(
 
     _refuse_overwriting(source, prediction.output)
     if source == "-" and sys.stdin.isatty():
-        plural = prediction.contract.plural
-        terminal.echo(f"Reading {plural} from the terminal; Ctrl-D ends them.", err=True)
-    file = InputFile(
-        source,
-        sys.stdin.buffer,
-        prediction.validator,
-        kind=kind,
-        max_row_bytes=prediction.max_row_bytes,
-        delimiter=delimiter,
-    )
+        terminal.echo(f"Reading {prediction.contract.plural} from the terminal; Ctrl-D ends them.", err=True)
+    given, most = (source, sys.stdin.buffer, prediction.validator), prediction.max_row_bytes
+    file = InputFile(*given, kind=kind, max_row_bytes=most, delimiter=delimiter)
     with stop_on_signal() as stop, no_line(), file, ExitStack() as stack:
         scorer = prediction.scorer(many=file.size >= MANY_BYTES)
         # Before the thread of the progress bar begins, since they are forked.
@@ -150,11 +139,8 @@ def predict_file(
         if prediction.publish and prediction.chosen_run_id is None:
             terminal.echo(f"run id {prediction.run_id}", err=True)
         tally = _Tally()
-        scored = (
-            processes.scored(places, stop)
-            if processes
-            else score_each((row for row in file.rows() if isinstance(row, Row)), scorer)
-        )
+        rows = (row for row in file.rows() if isinstance(row, Row))
+        scored = processes.scored(places, stop) if processes else score_each(rows, scorer)
         task = progress.add_task("publishing" if prediction.publish else "scoring", total=count)
         with prediction.results as shown:
             for outcome in prediction.outcomes(scored, scorer.name, stop):
@@ -200,8 +186,7 @@ def _check_all(
     plural, done = prediction.contract.plural, "published" if prediction.publish else "scored"
     task = progress.add_task("checking", total=None)
     good, bad = 0, 0
-    shown: list[str] = []
-    places: list[Place | None] = [None]
+    shown, places = list[str](), list[Place | None]([None])
     for number, row in enumerate(file.rows()):
         if stop.is_set():
             raise BdlabError(f"interrupted; nothing was {done}")
@@ -231,12 +216,10 @@ class _Tally:
     """How many inputs were tried, and the lines of those that failed (at most those in flight)."""
 
     def __init__(self) -> None:
-        self.tried = 0
-        self.last_line = 0
+        self.tried = self.last_line = 0
         self.failed: dict[str, list[int]] = {}
         self.problem: BdlabError | None = None
-        self.lost: BdlabError | None = None
-        """Why the results are not in their file."""
+        self.lost: BdlabError | None = None  # why the results are not in their file
 
     def count(self, outcome: RowResult) -> None:
         self.tried += 1
@@ -268,12 +251,8 @@ def _account(prediction: Prediction, file: InputFile, tally: _Tally, count: int,
         parts.append(f"the first problem: {problem.message}")
     elif interrupted:
         parts.append("the run was interrupted")
-    raise BdlabError(
-        "\n".join(parts),
-        hint=f"Run it again with --run-id {prediction.run_id}: that completes it without duplicates."
-        if prediction.publish
-        else "",
-    )
+    again = f"Run it again with --run-id {prediction.run_id}: that completes it without duplicates."
+    raise BdlabError("\n".join(parts), hint=again if prediction.publish else "")
 
 
 def _ranges(lines: list[int]) -> str:

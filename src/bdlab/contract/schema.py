@@ -13,7 +13,6 @@ import msgspec
 from msgspec import UNSET, Meta
 
 from bdlab.contract.fields import (
-    ANSWERS,
     BOUNDS,
     CONFIDENCE,
     PREDICTION,
@@ -148,7 +147,7 @@ def _fields(schema: _Object, part: str) -> tuple[Field, ...]:
 def _field(name: str, found: Any, part: str, *, required: bool) -> Field:
     where = f"the contract's {part} field {name[:_MAX_NAME]!r}"
     column = _column(name, where, part)
-    if column in ANSWERS and part == "input":
+    if column in (PREDICTION, CONFIDENCE, PROBABILITIES) and part == "input":
         _refuse(where, f"the name {column!r} is an output's")
     _check_json(found, where)
     schema = _convert(found, _Property, where)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
-import shutil
 import stat
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from bdlab.errors import InvalidInput
 from bdlab.events import Input
 from bdlab.inputs import parquet
 from bdlab.inputs.body import FieldProblem, InputInvalid, Validator
-from bdlab.inputs.remote import fetch, is_address
+from bdlab.inputs.remote import copied, fetch, is_address
 from bdlab.inputs.tables import Lines, Titles, cell_of, csv_rows, input_of, refuse_delimiter, title_of
 
 Format = Literal["csv", "jsonl", "parquet"]
@@ -110,8 +108,8 @@ class InputFile:
             if stat.S_ISREG(os.fstat(found.fileno()).st_mode):
                 return found
             with found:
-                return _kept(found)
-        return _kept(self.standard_input)
+                return copied(found)
+        return copied(self.standard_input)
 
     @property
     def size(self) -> int:
@@ -222,9 +220,3 @@ class InputFile:
                 raise InputInvalid([FieldProblem(name, "stands twice") for name in twice])
             value = {names[name]: found for name, found in value.items()}
         return self.validator.given_of(value)
-
-
-def _kept(stream: IO[bytes]) -> IO[bytes]:
-    kept = tempfile.TemporaryFile(prefix="bdlab-inputs-")  # noqa: SIM115 - closed by the InputFile
-    shutil.copyfileobj(stream, kept)
-    return kept

@@ -3,6 +3,8 @@
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -14,38 +16,46 @@ def is_address(source: str) -> bool:
     return "://" in source
 
 
+def copied(stream: IO[bytes]) -> IO[bytes]:
+    """Return the rest of a stream in a temporary file, which the caller closes."""
+    with ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile(prefix="bdlab-inputs-"))
+        shutil.copyfileobj(stream, file)
+        stack.pop_all()
+    return file
+
+
 def fetch(address: str) -> IO[bytes]:
     """Return the content in a temporary file. Raises InvalidInput."""
     system, path = _system(address)
-    kept = tempfile.TemporaryFile(prefix="bdlab-inputs-")  # noqa: SIM115 - the caller closes it
-    try:
-        with system.open(path, "rb") as content:
-            shutil.copyfileobj(content, kept)
-    except Exception as error:  # each kind of storage has its own
-        kept.close()
-        raise InvalidInput(f"{address} cannot be read: {_why(error)}") from error
-    return kept
+    with _refused(address, "read"), system.open(path, "rb") as content:
+        return copied(content)
 
 
 def read(address: str) -> bytes:
     """Return the content. Raises FileNotFoundError if there is none, InvalidInput if it cannot be read."""
     system, path = _system(address)
-    try:
+    with _refused(address, "read", but=FileNotFoundError):
         return bytes(system.cat_file(path))
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # each kind of storage has its own
-        raise InvalidInput(f"{address} cannot be read: {_why(error)}") from error
 
 
 def write(address: str, content: bytes) -> None:
     """Write the content, in the place of any before. Raises InvalidInput."""
     system, path = _system(address)
-    try:
+    with _refused(address, "written"):
         system.makedirs(PurePosixPath(path).parent.as_posix(), exist_ok=True)
         system.pipe_file(path, content)
+
+
+@contextmanager
+def _refused(address: str, what: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    try:
+        yield
+    except but:
+        raise
     except Exception as error:  # each kind of storage has its own
-        raise InvalidInput(f"{address} cannot be written: {_why(error)}") from error
+        hint = "Install the package that it names beside bdlab[remote]." if isinstance(error, ImportError) else ""
+        raise InvalidInput(f"{address} cannot be {what}: {_why(error)}", hint=hint) from error
 
 
 def opened(place: str) -> IO[bytes]:
@@ -90,11 +100,8 @@ def _system(address: str) -> tuple[Any, str]:
     require("fsspec", extra="remote", what=f"{address} is an address")
     import fsspec  # noqa: PLC0415
 
-    try:
+    with _refused(address, "reached"):
         system, path = fsspec.core.url_to_fs(address)
-    except Exception as error:  # each kind of storage has its own
-        hint = "Install the package that it names beside bdlab[remote]." if isinstance(error, ImportError) else ""
-        raise InvalidInput(f"{address} cannot be reached: {_why(error)}", hint=hint) from error
     return system, path
 
 

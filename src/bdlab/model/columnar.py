@@ -6,36 +6,23 @@ then finds the different terms of each review, and puts the terms of one label s
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bdlab.events import EventCodec, Input, Score, Term
+from bdlab.model import terms
 from bdlab.model.compiled import HIGHEST, LOWEST, MOST_TERMS, TELL_NOTHING, CompiledScorer, Labels, review_score, select
-from bdlab.model.terms import (
-    FORMAT,
-    NEGATED,
-    NEGATION_REACH,
-    NEGATIONS,
-    STOPS,
-    TermTable,
-    literal_tokens,
-    normalise,
-    untagged,
-)
 
 Numbers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 
-_PIECE_CHARACTERS = 1 << 17
-_PIECE_REVIEWS = 1 << 11
+_PIECE_CHARACTERS, _PIECE_REVIEWS = 1 << 17, 1 << 11
 """The most that is scored at once: little enough for the processor's cache."""
 
 _SPAN = HIGHEST - LOWEST
-_fields = attrgetter("summary", "text")
 _CANDIDATES = 0.06
 """The terms of an explanation are looked for among those with this share of the largest contribution."""
 _TIE = 1e-9
@@ -45,7 +32,7 @@ _GAP, _TEXT_END, _STOP, _SUMMARY_END = 0, 1, 2, 5
 _CODES = bytearray(range(256))
 for _byte in range(128):
     _CODES[_byte] = ord(chr(_byte).lower()) if chr(_byte).isalnum() else _GAP
-for _code, _stop in enumerate(STOPS, _STOP):
+for _code, _stop in enumerate(terms.STOPS, _STOP):
     _CODES[ord(_stop)] = _code
 _CODES[0xFE], _CODES[0xFF] = _SUMMARY_END, _TEXT_END
 
@@ -132,9 +119,9 @@ class _Lookup:
         return found
 
 
-def _coded(terms: Iterable[str]) -> NDArray[np.uint8]:
+def _coded(every: Iterable[str]) -> NDArray[np.uint8]:
     """Return the codes of terms, with gaps between; the mark of a negation is a gap of another kind."""
-    text = "\n".join(terms).encode().replace(NEGATED.encode(), b"\xff")
+    text = "\n".join(every).encode().replace(terms.NEGATED.encode(), b"\xff")
     return np.frombuffer(text.translate(bytes(_CODES)), np.uint8)
 
 
@@ -142,21 +129,21 @@ class _Vocabulary:
     """The terms of both fields, each with a rank from 1; terms with the same label have neighbouring ranks. Rank 0
     stands for what is not known."""
 
-    def __init__(self, table: TermTable) -> None:
+    def __init__(self, table: terms.TermTable) -> None:
         self.hash = _Hash()
-        self.negation = _Lookup(self.hash(_coded(NEGATIONS))[1])
+        self.negation = _Lookup(self.hash(_coded(terms.NEGATIONS))[1])
         every = [*table.summary.terms, *table.review.terms]
         # No text has the others.
         known = [place for place, term in enumerate(every) if term == term.lower() and _TERM.fullmatch(term)]
-        terms = [every[place] for place in known]
+        taken = [every[place] for place in known]
         in_review = np.array(known, np.int64) >= len(table.summary.terms)
 
-        codes = _coded(terms)
+        codes = _coded(taken)
         starts, plain = self.hash(codes)
         marked = codes[starts - 1] == _TEXT_END
         hashes = np.where(marked, ~plain, plain)
-        gaps = np.array([" " in term for term in terms], bool)
-        firsts = np.arange(len(terms)) + np.cumsum(gaps) - gaps
+        gaps = np.array([" " in term for term in taken], bool)
+        firsts = np.arange(len(taken)) + np.cumsum(gaps) - gaps
         seconds = firsts + gaps
         keys = hashes[firsts]
         keys[gaps] = self.hash.pairs(keys[gaps], hashes[seconds[gaps]])
@@ -172,7 +159,7 @@ class _Vocabulary:
         said[marked[heads]] = self.hash.pairs(self.hash(_coded(["not"]))[1], said[marked[heads]])
         _, places, same = np.unique(said, return_index=True, return_inverse=True)
         label = np.where(silent[firsts] & silent[seconds], 0, places[same] + 1)
-        self.labels = Labels(["", *terms])
+        self.labels = Labels(["", *taken])
         order = np.argsort(label, kind="stable")
         self.rank = _Lookup(keys[order])
 
@@ -194,25 +181,25 @@ class ColumnarScorer(CompiledScorer):
 
     blocking = True
 
-    def __init__(self, table: TermTable, codec: EventCodec, *, name: str, sha256: str) -> None:
+    def __init__(self, table: terms.TermTable, codec: EventCodec, *, name: str, sha256: str) -> None:
         super().__init__(table, codec, name=name, sha256=sha256)
-        self._normalises = table.format == FORMAT
+        self._normalises = table.format == terms.FORMAT
         self._vocabulary = _Vocabulary(table)
 
     def score_many(self, reviews: Sequence[Input]) -> list[Score]:
         """Return the scores in order, equal to those of `CompiledScorer` within 1e-9."""
         scores: list[Score] = []
-        for piece in _pieces([tuple(map(self._plain, _fields(review))) for review in reviews]):
+        for piece in _pieces([(self._plain(review.summary), self._plain(review.text)) for review in reviews]):
             scores += self._score(reviews[len(scores) : len(scores) + len(piece)], piece)
         return scores
 
     def _plain(self, text: str) -> str:
         """Return a text with the same tokens, each character of it one byte of UTF-8."""
         if self._normalises:
-            text = normalise(text)
+            text = terms.normalise(text)
         if not text.isascii():
-            return " ".join(literal_tokens(text)).replace(NEGATED, "").encode().decode("latin-1")
-        return untagged(text)
+            return " ".join(terms.literal_tokens(text)).replace(terms.NEGATED, "").encode().decode("latin-1")
+        return terms.untagged(text)
 
     def _score(self, reviews: Sequence[Input], piece: list[tuple[str, ...]]) -> list[Score]:
         known, count = self._vocabulary, len(piece)
@@ -277,7 +264,7 @@ class ColumnarScorer(CompiledScorer):
         ends = stop | negated
         ends[_firsts(review)] = True
         marked = np.zeros(len(stop), bool)
-        for _ in range(NEGATION_REACH):
+        for _ in range(terms.NEGATION_REACH):
             negated[1:] = negated[:-1] & ~ends[1:]
             negated[:1] = False
             marked |= negated
@@ -322,9 +309,9 @@ class ColumnarScorer(CompiledScorer):
         complete = (np.diff(bounds) == total).tolist()
         spans = zip(complete, pairwise(bounds.tolist()), ties.tolist(), strict=True)
         for number, (whole, (begin, end), tie) in enumerate(spans):
-            terms = zip(labels[begin:end], weights[begin:end], strict=True)
-            found = select(terms)
-            seen = end - sum(1 for _ in terms) if tie < end else tie
+            ranked = zip(labels[begin:end], weights[begin:end], strict=True)
+            found = select(ranked)
+            seen = end - sum(1 for _ in ranked) if tie < end else tie
             explanations[number] = found if seen <= tie and (whole or len(found) == MOST_TERMS) else None
         return explanations
 

@@ -13,19 +13,7 @@ from typing import NamedTuple
 
 from bdlab.contract import Contract, review_contract
 from bdlab.events import EventCodec, Input, Score, Term
-from bdlab.model.terms import (
-    CONTRACTIONS,
-    FORMAT,
-    NEGATED,
-    NEGATIONS,
-    STOPS,
-    WORDS,
-    Field,
-    TermTable,
-    join,
-    literal_tokens,
-    tokens,
-)
+from bdlab.model import terms
 
 MOST_TERMS = 5
 
@@ -34,8 +22,8 @@ FEW_TERMS = 0.5
 
 _BAD_STARS, _GOOD_STARS = 2.5, 3.5
 
-_NEGATIONS = NEGATIONS.union(CONTRACTIONS.values())
-TELL_NOTHING = frozenset(WORDS["function_words"])
+_NEGATIONS = terms.NEGATIONS.union(terms.CONTRACTIONS.values())
+TELL_NOTHING = frozenset(terms.WORDS["function_words"])
 
 
 _READ = ("summary", "text")
@@ -88,18 +76,18 @@ class Labels(dict[int, str]):
     """Maps the number of a term to its label; empty if the term says nothing, as function words alone. A label has no
     punctuation, and `not` before a marked token. Labels are made when they are first read."""
 
-    def __init__(self, terms: Sequence[str]) -> None:
+    def __init__(self, every: Sequence[str]) -> None:
         super().__init__()
-        self._terms = terms
+        self._terms = every
 
     def __missing__(self, number: int) -> str:
-        words = [word for word in self._terms[number].split() if word not in STOPS]
-        plain = [word.removeprefix(NEGATED) for word in words]
+        words = [word for word in self._terms[number].split() if word not in terms.STOPS]
+        plain = [word.removeprefix(terms.NEGATED) for word in words]
         if all(word in TELL_NOTHING for word in plain):
             label = ""
         else:
-            shown = [CONTRACTIONS.get(word, word) for word in plain]
-            if words[0].startswith(NEGATED):
+            shown = [terms.CONTRACTIONS.get(word, word) for word in plain]
+            if words[0].startswith(terms.NEGATED):
                 shown.insert(0, "not")
             label = " ".join(shown)
         self[number] = label
@@ -169,7 +157,7 @@ _Record = tuple[int, float, float, float]
 class _Weights:
     """A field's terms, each with its number, its square in the length of a vector, and its two weights."""
 
-    def __init__(self, field: Field) -> None:
+    def __init__(self, field: terms.Field) -> None:
         singles: dict[str, _Record] = {}
         pairs: dict[tuple[str, str], _Record] = {}
         columns = zip(field.terms, field.idf, field.rating, field.sentiment, strict=True)
@@ -183,7 +171,7 @@ class _Weights:
         self.labels = Labels(field.terms)
         self._single = singles.get
         self._pair = pairs.get
-        self._stops = frozenset(stop for stop in STOPS if stop in singles)
+        self._stops = frozenset(stop for stop in terms.STOPS if stop in singles)
 
     def look_up(self, found: list[str]) -> _Found:
         different = dict.fromkeys(found)  # in their order, which decides between terms of the same weight
@@ -203,11 +191,11 @@ class CompiledScorer:
     blocking = False
     forkable = True
 
-    def __init__(self, table: TermTable, codec: EventCodec, *, name: str, sha256: str) -> None:
+    def __init__(self, table: terms.TermTable, codec: EventCodec, *, name: str, sha256: str) -> None:
         self.name = name
         self.codec = codec
         self.sha256 = sha256
-        self._tokens = tokens if table.format == FORMAT else literal_tokens
+        self._tokens = terms.tokens if table.format == terms.FORMAT else terms.literal_tokens
         self._summary = _Weights(table.summary)
         self._review = _Weights(table.review)
         self._intercepts = table.intercepts
@@ -218,10 +206,10 @@ class CompiledScorer:
         terms and the baseline (the rating of a review without known terms) add up to the rating: the difference is
         divided in proportion to the terms' parts of the linear sum."""
         summary = self._tokens(review.summary)
-        whole = join(summary, self._tokens(review.text))
+        whole = terms.join(summary, self._tokens(review.text))
         in_summary, in_review = self._summary.look_up(summary), self._review.look_up(whole)
         words = set(whole)
-        words.difference_update(STOPS)
+        words.difference_update(terms.STOPS)
         moved = in_summary.rating + in_review.rating
         rating = logistic(self._intercepts.rating + moved)
         positive = logistic(self._intercepts.sentiment + in_summary.sentiment + in_review.sentiment)

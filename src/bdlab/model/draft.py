@@ -20,30 +20,12 @@ from bdlab.inputs import Validator
 from bdlab.inputs.body import parses
 from bdlab.inputs.files import BadRow, InputFile, Row
 from bdlab.inputs.tables import Lines, csv_rows
-from bdlab.model import onnx, pipeline
+from bdlab.model import onnx, pipeline, scorer
 from bdlab.model.library import Traits
-from bdlab.model.scorer import (
-    SUFFIX,
-    Card,
-    File,
-    check_title,
-    contract_of,
-    encode_card,
-    file_of,
-    file_title,
-    library_scorer,
-    load_contract,
-    load_scorer,
-    read_card,
-    read_file,
-    write_files,
-)
 from bdlab.profile import profile_of
 
-MOST_ROWS = 10_000
-"""No more rows of a sample are read."""
-
-MOST_FINDINGS = 20
+MOST_ROWS, MOST_FINDINGS = 10_000, 20
+"""Of a sample that are read, and of a report that are told."""
 
 _MAX_ROW_BYTES = 1 << 20
 _ROLES = {".joblib": "pipeline", ".pkl": "pipeline", ".skops": "skops", ".onnx": "onnx"}
@@ -76,7 +58,7 @@ class Draft(msgspec.Struct, frozen=True):
     """A card that was written to `path`. `predicted` sums up what the model says to the sample."""
 
     path: str
-    card: Card
+    card: scorer.Card
     guesses: list[Guess]
     predicted: dict[str, Any]
 
@@ -102,16 +84,16 @@ def draft_card(
     Loading a joblib file runs its code; a skops file with types that skops does not know needs `trust`.
     Nothing is written unless the model predicts the sample. Raises InvalidInput, ModelError."""
     folder = output or file.parent
-    path = folder / (file.stem + SUFFIX)
-    name, role = name or file_title(file), _ROLES.get(file.suffix)
-    check_title(name, version)
+    path = folder / (file.stem + scorer.SUFFIX)
+    name, role = name or scorer.file_title(file), _ROLES.get(file.suffix)
+    scorer.check_title(name, version)
     if path.exists() and not force:
         raise InvalidInput(f"there is a card already: {path}", hint="Give --force to replace it.")
     if role is None:
         raise InvalidInput(f"{file} is no model file: its name ends with none of {', '.join(_ROLES)}")
-    content = read_file(file)
+    content = scorer.read_file(file)
     entry, traits = _read_model(content, role, str(file), trust=trust)
-    known = contract_of(read_card(contract), contract).document if contract else None
+    known = scorer.contract_of(scorer.read_card(contract), contract).document if contract else None
     tries = [[]] if known else list(_tries(sample, traits, target, delimiter, bounds=bounds))
     for tried in tries:
         inputs = {
@@ -130,9 +112,7 @@ def draft_card(
                 entry = msgspec.structs.replace(entry, classes=tuple(classes or ()))
             document = known or {"input": inputs, "output": _output(classes)}
             codec = codec_of(parse_contract(document))
-            scorer = library_scorer(content, entry, codec, source=str(file), name=name)
-            scores = scorer.score_many(taken)
-            predicted = _summary(scores)
+            scores = scorer.library_scorer(content, entry, codec, source=str(file), name=name).score_many(taken)
             break
         except ModelError as error:
             if tried is tries[-1]:
@@ -145,7 +125,7 @@ def draft_card(
     libraries["python"] = platform.python_version()
     columns = {field.column: [getattr(row, field.column) for row in taken] for field in codec.contract.inputs}
     columns |= {field.column: [getattr(score, field.column) for score in scores] for field in codec.contract.truths}
-    card = Card(
+    card = scorer.Card(
         name=name,
         version=version,
         files={file.name: entry},
@@ -154,8 +134,8 @@ def draft_card(
         libraries=libraries,
     )
     copied = {} if folder.resolve() == file.parent.resolve() else {file.name: content}
-    write_files(folder, {**copied, path.name: encode_card(card)})
-    return Draft(str(path), card, tried, predicted)
+    scorer.write_files(folder, {**copied, path.name: scorer.encode_card(card)})
+    return Draft(str(path), card, tried, _summary(scores))
 
 
 def _tries(sample: Path, traits: Traits, target: str, delimiter: str, *, bounds: bool) -> Iterator[list[Guess]]:
@@ -164,10 +144,8 @@ def _tries(sample: Path, traits: Traits, target: str, delimiter: str, *, bounds:
     places = _places(header, traits, target, sample)
 
     def guesses(*, all_text: bool = False) -> list[Guess]:
-        return [
-            guess(header[place], [row[place] for row in rows], text=text or all_text, bounds=bounds)
-            for place, text in places
-        ]
+        cells = ((header[place], [row[place] for row in rows], text) for place, text in places)
+        return [guess(title, column, text=text or all_text, bounds=bounds) for title, column, text in cells]
 
     yield guesses()
     # Most encoders know a missing text; what splits texts into words knows empty ones only.
@@ -217,13 +195,12 @@ def _emptied(found: Guess) -> Guess:
     return Guess(found.field, schema, f"{found.why}; the model takes no null there", optional=True)
 
 
-def _read_model(content: bytes, role: str, source: str, *, trust: bool) -> tuple[File, Traits]:
-    file = file_of(role, content)
+def _read_model(content: bytes, role: str, source: str, *, trust: bool) -> tuple[scorer.File, Traits]:
+    file = scorer.file_of(role, content)
     if role == "onnx":
         return file, onnx.traits(content, source=source)
     if role == "skops" and trust:
-        trusted = pipeline.untrusted_types(content, source=source)
-        file = msgspec.structs.replace(file, trusted=tuple(trusted))
+        file = msgspec.structs.replace(file, trusted=(*pipeline.untrusted_types(content, source=source),))
     return file, pipeline.traits(pipeline.load(content, file, source=source), source=source)
 
 
@@ -306,8 +283,8 @@ def inspect(path: str, sample: Path | None = None, *, delimiter: str = ",") -> R
     ModelNotFound if there is no card, InvalidInput if the sample cannot be read."""
     contract = None
     try:
-        contract = load_contract(path)
-        scorer = load_scorer(path)
+        contract = scorer.load_contract(path)
+        model = scorer.load_scorer(path)
     except BdlabError as error:
         if contract is None and isinstance(error, ModelNotFound):
             raise
@@ -315,12 +292,12 @@ def inspect(path: str, sample: Path | None = None, *, delimiter: str = ",") -> R
     rows, findings = 0, []
     if sample is not None:
         found = read_rows(sample, contract, delimiter)
-        findings = list(islice(_problems(scorer, found), MOST_FINDINGS))
+        findings = list(islice(_problems(model, found), MOST_FINDINGS))
         rows = sum(isinstance(row, Row) for row in found)
-    return Report(model=scorer.name, contract=contract, rows=rows, findings=tuple(findings))
+    return Report(model=model.name, contract=contract, rows=rows, findings=tuple(findings))
 
 
-def _problems(scorer: Scorer, rows: list[Row | BadRow]) -> Iterator[Finding]:
+def _problems(model: Scorer, rows: list[Row | BadRow]) -> Iterator[Finding]:
     valid = []
     for row in rows:
         if isinstance(row, BadRow):
@@ -328,11 +305,11 @@ def _problems(scorer: Scorer, rows: list[Row | BadRow]) -> Iterator[Finding]:
         else:
             valid.append(row)
     try:
-        scorer.score_many([row.given for row in valid])
+        model.score_many([row.given for row in valid])
     except ModelError:
         for row in valid:
             try:
-                scorer.score(row.given)
+                model.score(row.given)
             except ModelError as error:
                 yield _finding(error, f"line {row.line}: ")
 

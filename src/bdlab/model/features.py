@@ -31,8 +31,7 @@ Progress = Callable[[float], None]
 """Called with the share, from 0 to 1, of what is done."""
 
 STARS = (1, 2, 3, 4, 5)
-_REPORTED = 1000
-_ANY_LENGTH = 1 << 62
+_REPORTED, _ANY_LENGTH = 1000, 1 << 62
 _COLUMNS = {
     "ProductId": {"type": "string"},
     "Score": {"type": "integer", "minimum": STARS[0], "maximum": STARS[-1]},
@@ -205,8 +204,7 @@ def count_terms(
         (parameters.summary_min_products, parameters.summary_most_terms),
         (parameters.review_min_products, parameters.review_most_terms),
     )
-    keys: list[Integers] = []
-    used: list[Booleans] = []
+    columns: list[tuple[Integers, Booleans]] = []
     for number, field in enumerate(FIELDS):
         found: list[list[Integers]] = [[] for _ in range(max(folds, 1))]
         for done, chunk in enumerate(chunks):
@@ -214,9 +212,8 @@ def count_terms(
             _, each = _distinct(corpus, field, chunk, product)
             found[max(int(fold_of[chunk[0]]), 0)].append(each)
             progress((number + done / len(chunks)) / 4)
-        of_field = _used(found, folds, *bounds[number])
-        keys.append(of_field[0])
-        used.append(of_field[1])
+        columns.append(_used(found, folds, *bounds[number]))
+    keys, used = zip(*columns, strict=True)
     summaries, reviews = slice(len(keys[0])), slice(len(keys[0]), None)
     blocks = []
     most_tokens = max(int((corpus.starts[chunk + 1] - corpus.starts[chunk]).sum()) for chunk in chunks)

@@ -29,8 +29,7 @@ class Traits(NamedTuple):
 
     `names` are those of its inputs, each with whether it has to be a text. If they have none, `number` says how many
     they are, None if it is not known, and `text` whether they are texts. `classes` finds the classes that it predicts,
-    None if it predicts numbers; some inputs of a contract help. If `ordered` is true, the card has to say their order.
-    """
+    None if it predicts numbers; some inputs of a contract help. If `ordered`, the card has to say their order."""
 
     names: dict[str, bool] | None
     number: int | None
@@ -39,8 +38,9 @@ class Traits(NamedTuple):
     ordered: bool = False
 
 
-#: The type of a column that has no nulls; a number that may be null is a float, as NaN is one.
+#: The type of a column without and with nulls: then a number is a float, as NaN is one.
 _DTYPES = {"integer": "int64", "number": "float64", "boolean": "bool", "date-time": "datetime64[us, UTC]"}
+_NULLABLE = {**dict.fromkeys(("integer", "number"), "float64"), "date-time": _DTYPES["date-time"]}
 _BOOSTERS = ("lightgbm", "xgboost")
 
 
@@ -87,8 +87,7 @@ def _frames(fields: dict[str, Field], *, categories: bool) -> Take:
     def dtype(field: Field) -> Any:
         if field.choices and categories:
             return pd.CategoricalDtype(field.choices)
-        nullable = field.nullable and field.kind in NUMERIC and ("object" if field.kind == "boolean" else "float64")
-        return nullable or _DTYPES.get(field.kind, "object")
+        return (_NULLABLE if field.nullable else _DTYPES).get(field.kind, "object")
 
     columns = [(name, column(field), dtype(field)) for name, field in fields.items()]
     return lambda inputs: pd.DataFrame(

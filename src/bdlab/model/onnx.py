@@ -120,8 +120,8 @@ def _feed(inputs: Sequence[Any], fields: Sequence[Field], source: str) -> Feed:
 
 def _matrix(given: Any, fields: Sequence[Field], source: str) -> Callable[[Sequence[Input]], Any]:
     shape, (dtype, kinds) = given.shape, _TYPES.get(given.type, (None, ()))
-    where = f"{source}: its input {given.name[:100]!r} is a {given.type} of {_shown(shape)}"
-    width = len(fields)
+    width, shown = len(fields), " x ".join(str(each) if isinstance(each, int) else "n" for each in shape)
+    where = f"{source}: its input {given.name[:100]!r} is a {given.type} of {shown or 'one value'}"
     if not (len(shape) == 2 or (len(shape) == 1 and width == 1)):
         raise ModelError(f"{where}, and bdlab gives a row for each input", hint=_SHAPES)
     if len(shape) == 2 and isinstance(shape[1], int) and shape[1] != width:
@@ -173,7 +173,3 @@ def _reader(
         return answers.classes([names[place] for place in table.argmax(axis=1)], table, names, count)
 
     return read, [*(maps or numbers)[:1], *labels[:1]]
-
-
-def _shown(shape: Sequence[Any]) -> str:
-    return " x ".join("n" if not isinstance(each, int) else str(each) for each in shape) or "one value"

@@ -57,26 +57,23 @@ def untrusted_types(content: bytes, *, source: str) -> list[str]:
     require("skops", extra="skops", what=f"{source} is a skops file")
     from skops.io import get_untrusted_types  # noqa: PLC0415 - an extra, which few models need
 
-    return sorted(_loaded(lambda: get_untrusted_types(data=content), source, {}))
+    return sorted(_loaded(lambda: get_untrusted_types(data=content), source))
 
 
 def load(content: bytes, file: File, *, source: str, libraries: Mapping[str, str] | None = None) -> Any:
     """Return what the checked content of a joblib or skops file holds. Unpickling joblib's runs its code. `libraries`
     has the versions that it was made with. Raises ModelError, also if a type in a skops file is trusted by neither
     skops nor `file`."""
-    known = libraries or {}
     if file.role != "skops":
-        return _loaded(lambda: joblib.load(io.BytesIO(content)), source, known)
+        return _loaded(lambda: joblib.load(io.BytesIO(content)), source, libraries)
     found = untrusted_types(content, source=source)
     if refused := [kind for kind in found if kind not in file.trusted]:
-        raise ModelError(
-            f"{source} holds types that its card does not trust: {', '.join(refused)}",
-            hint='If you know them and trust the file, name them in the card: "trusted" of the file. '
-            "`bdlab model init --trust` writes them.",
-        )
+        hint = 'If you know them and trust the file, name them in the card: "trusted" of the file. '
+        hint += "`bdlab model init --trust` writes them."
+        raise ModelError(f"{source} holds types that its card does not trust: {', '.join(refused)}", hint=hint)
     from skops.io import loads  # noqa: PLC0415 - an extra, which few models need
 
-    return _loaded(lambda: loads(content, trusted=found), source, known)
+    return _loaded(lambda: loads(content, trusted=found), source, libraries)
 
 
 def dump(estimator: Any) -> bytes:
@@ -98,20 +95,17 @@ def traits(estimator: Any, *, source: str) -> Traits:
     )
 
 
-def _loaded(load: Callable[[], Any], source: str, libraries: Mapping[str, str]) -> Any:
+def _loaded(load: Callable[[], Any], source: str, libraries: Mapping[str, str] | None = None) -> Any:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             found = load()
         except Exception as error:  # a file that is loaded may raise anything
-            hint = (
-                "Load it with the versions of Python and of the libraries that wrote it. Functions and "
-                "classes of your own have to be in a module on PYTHONPATH, not in the script that was run."
-            )
+            hint = "Load it with the versions of Python and of the libraries that wrote it. Functions and "
+            hint += "classes of your own have to be in a module on PYTHONPATH, not in the script that was run."
             if isinstance(error, ModuleNotFoundError) and error.name:
-                module = error.name.partition(".")[0]
-                package = PACKAGES.get(module, module)
-                version = libraries.get(package, "")
+                package = PACKAGES.get(module := error.name.partition(".")[0], module)
+                version = (libraries or {}).get(package, "")
                 hint = f"pip install {package}{version and f'=={version}'}"
             raise ModelError(f"{source} cannot be loaded: {type(error).__name__}: {error}", hint=hint) from error
     for warning in caught:
@@ -171,16 +165,13 @@ def _reviews(found: Any, codec: EventCodec, source: str) -> Predict:
     pairs = parts.get("input") == PAIRS
 
     def predict(reviews: Sequence[Input]) -> list[Score]:
-        inputs: list[Any] = [
-            (review.summary, review.text) if pairs else "\n".join(filter(None, (review.summary, review.text)))
-            for review in reviews
-        ]
+        texts = [(review.summary, review.text) for review in reviews]
+        inputs: list[Any] = texts if pairs else ["\n".join(filter(None, parts)) for parts in texts]
         found = [head(inputs) for head in heads]
         stars, positive = found[0][0], found[-1][1]
         if not (stars.shape == positive.shape == (len(reviews),) and np.isfinite(stars + positive).all()):
             raise ModelError("did not predict one number a review", hint=PAGE)
-        scores = zip(stars.tolist(), positive.tolist(), strict=True)
-        return [review_score(codec.score, *pair) for pair in scores]
+        return [review_score(codec.score, *pair) for pair in zip(stars.tolist(), positive.tolist(), strict=True)]
 
     return predict
 
@@ -189,9 +180,8 @@ def _head(estimator: Any, source: str) -> Head:
     names = classes_of(estimator, source) or []
     sides = set(names) in _SENTIMENTS
     if names and not sides and not ("5" in names and _STARS.issuperset(names)):
-        raise ModelError(
-            f"{source} predicts the classes {', '.join(names[:10])}: neither stars (1 to 5) nor a sentiment", hint=_INIT
-        )
+        why = f"{source} predicts the classes {', '.join(names[:10])}: neither stars (1 to 5) nor a sentiment"
+        raise ModelError(why, hint=_INIT)
 
     def predict(inputs: list[Any]) -> tuple[Floats, Floats]:
         asked = estimator.predict_proba if names else estimator.predict

@@ -30,15 +30,10 @@ Format = Literal["bdlab-terms/1", "bdlab-terms/2"]
 FORMAT: Format = "bdlab-terms/2"
 """The format that is written; both are read."""
 
-_COMPRESSION = 9
 _PIECE_BYTES = 1 << 16
-NEGATED = "~"
-"""The mark of a negated token. It cannot be part of a token."""
-
 STOPS = ".!?"
-NEGATION_REACH = 3
-"""The most tokens that a negation marks."""
-
+NEGATED = "~"  # the mark of a negated token, which cannot be part of one
+NEGATION_REACH = 3  # the most tokens that a negation marks
 WORDS = {
     name: words.split()
     for name, words in tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8")).items()
@@ -52,9 +47,6 @@ NEGATIONS = frozenset(CONTRACTIONS).union(WORDS["other_negations"])
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,500}>")
 _TOKEN = re.compile(r"[^\W_]+|[.!?]")
 _ASCII = "".join(letter.lower() if letter.isalnum() or letter in STOPS else " " for letter in map(chr, range(128)))
-
-_ROUNDS = 3
-"""How many times in a row a text may have been escaped or decoded wrongly."""
 
 _ENTITY = re.compile(r"&(?:#\w{1,9};?|\w{2,31};)")
 # By their numbers, since most of these look the same or are invisible in an editor. U+FFFD stands for a lost
@@ -116,7 +108,7 @@ class _Whole(msgspec.Struct, frozen=True):
 
 def encode(table: TermTable) -> bytes:
     """Return the file's content: always the same bytes for the same table."""
-    return gzip.compress(msgspec.json.encode(table), _COMPRESSION, mtime=0)
+    return gzip.compress(msgspec.json.encode(table), 9, mtime=0)
 
 
 def decode(content: bytes, *, source: str) -> TermTable:
@@ -156,7 +148,7 @@ def normalise(text: str) -> str:
     if text.isascii() and "&" not in text and "\\" not in text and "`" not in text:
         return text
     text = _composed("NFC", text)
-    for _ in range(_ROUNDS):
+    for _ in range(3):  # as many times in a row it may have been escaped or decoded wrongly
         before = text
         if "&" in text:
             text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
