@@ -43,11 +43,10 @@ class Term(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of scoring an input: the base of a contract's scores, which have its outputs.
-
-    `explanation` has the strongest terms first. `known_terms` is the share, 0 to 1, of the different words of
-    the input that the model knows, or None if the model does not report it; `warning` is why the score is not
-    reliable, None if there is no reason for doubt."""
+    """The result of scoring an input: the base of a contract's scores, which have its outputs. `explanation` has the
+    strongest terms first. `known_terms` is the share, 0 to 1, of the different words of the input that the model knows,
+    or None if the model does not report it; `warning` is why the score is not reliable, None if there is no reason for
+    doubt."""
 
     explanation: tuple[Term, ...] = ()
     known_terms: float | None = None
@@ -131,7 +130,6 @@ Told = tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | Non
 """What a record's headers tell: the contract's number, of which nothing is checked; and for the row the source (the
 last word of `ce_source`: `serve` of `/bdlab/serve`), the key's name, the trace id, and when the request came (µs since
 1970, in decimal), each None if it is missing or not valid."""
-
 TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """A `traceparent` (W3C Trace Context, section 3.2)."""
 _FIRST, _CONTRACT_DIGITS, _MAX_SOURCE = b"1", 9, 200
@@ -141,7 +139,6 @@ _RECEIVED_HEADER, _KEY_HEADER = "bdlab-received-us", "bdlab-key-name"
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _US_DIGITS = 16  # up to the year 2286
 _KEY_NAME = re.compile(rb"[!-\[\]-~]{1,100}")  # what COPY reads as it stands
-
 _encoder = msgspec.json.Encoder()
 _NUL = b"\\u0000"
 
@@ -280,10 +277,9 @@ def headers(
     event: Event, *, source: str, traceparent: str, origin: Origin = UNKNOWN, key: bytes = b""
 ) -> list[tuple[str, bytes | None]]:
     """Return the record's headers: CloudEvents 1.0 in Kafka's binary mode, the W3C trace context, and its request's.
-
     `source` is a URI reference of the producer; the row keeps its last word. `key` is that of `encode`. What `origin`
-    says of the request is not in the JSON: consumers from before it refuse a field that they do not know.
-    Source: CloudEvents' Kafka protocol binding, section 3.2."""
+    says of the request is not in the JSON: consumers from before it refuse a field that they do not know. Source:
+    CloudEvents' Kafka protocol binding, section 3.2."""
     received, name = origin.received_at, origin.key_name
     return [
         ("ce_id", (event.KEY == "id" and key) or str(event.id).encode()),

@@ -11,7 +11,6 @@ from uuid import UUID
 import msgspec
 
 _encoder = msgspec.json.Encoder()
-
 # A class of one character is four times as fast as one of two, and most values have no escape.
 _PLAIN = rb'"([^"]*+)"'
 _ESCAPED = rb'"([^"\\]*+(?:\\[^u][^"\\]*+)*+)"'

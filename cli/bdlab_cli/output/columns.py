@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 _SENTIMENT = "sentiment"
 _COLOURS = {"positive": "green", "negative": "red"}
-
 Row = Mapping[str, Any]
 """The fields of a prediction by their columns, as JSON has them; stored ones have no `warning`."""
 

@@ -108,9 +108,8 @@ def show_draft(draft: Draft) -> None:
             terminal.echo(f"trusted    {name}: {', '.join(file.trusted)}")
     terminal.echo(f"card       {draft.path}")
     path = shlex.quote(draft.path)
-    terminal.echo(
-        f"Read and correct it, then: bdlab model check {path} --sample ROWS, bdlab up --model {path}", err=True
-    )
+    todo = f"Read and correct it, then: bdlab model check {path} --sample ROWS, bdlab up --model {path}"
+    terminal.echo(todo, err=True)
 
 
 def report_of(report: Report, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -28,29 +28,22 @@ if TYPE_CHECKING:
 
 TABLE_ROWS = 50
 """How many results a table shows; --json and --output give all."""
-
 _DOUBTED = "? few words are known, or stars and sentiment contradict each other: --json tells which"
 _WIDE, _ID_WIDTH = 80, 39
-
 #: With what a cell begins that a spreadsheet calculates or splits; the wide forms too.
 _FORMULAS = frozenset("=+-@＝＋－＠")
 _BREAKS = frozenset("\t\r\n")
-
 _BEFORE = {"line": int, "state": str, "id": str}
 _AFTER = {
     "explanation": Term, "known_terms": float, "warning": str, "model": str, "created_at": str,
     "partition": int, "offset": int,
 }  # fmt: skip
 """The columns of a file that any model has, before and after its outputs, with their types in Parquet."""
-
 _TYPES = {"string": str, "integer": int, "number": float, "boolean": bool, "date-time": datetime}
 
 
-class Results:
+class Results(AbstractContextManager["Results"]):
     """Where results go: a context; `complete` is called after the last one, if none is missing."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *raised: object) -> None:
         """End, whether or not all results were added."""

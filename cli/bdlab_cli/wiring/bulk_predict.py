@@ -37,8 +37,6 @@ MAX_RUN_ID = 200
 MANY_BYTES = 1 << 20
 """From this size of a file on, processes that score many inputs at once repay their start."""
 
-_STEP = 100
-
 
 @dataclass
 class Prediction:
@@ -146,8 +144,8 @@ def predict_file(
             for outcome in prediction.outcomes(scored, scorer.name, stop):
                 tally.count(outcome)
                 if tally.lost is None:
-                    tally.lost = _lost(lambda outcome=outcome: shown.add(outcome))  # type: ignore[misc]
-                if tally.tried % _STEP == 0:
+                    tally.lost = _lost(shown.add, outcome)
+                if tally.tried % 100 == 0:
                     progress.update(task, completed=tally.tried)
                 if tally.lost:
                     stop.set()
@@ -163,10 +161,10 @@ def predict_file(
     _account(prediction, file, tally, count, interrupted=stop.is_set())
 
 
-def _lost(write: Callable[[], None]) -> BdlabError | None:
+def _lost(write: Callable[..., None], *results: RowResult) -> BdlabError | None:
     """Return what keeps a result from its file; the inputs in flight are still accounted for."""
     try:
-        write()
+        write(*results)
     except BdlabError as error:
         return error
     return None

@@ -16,20 +16,16 @@ from msgspec import Meta
 B = TypeVar("B", bound=msgspec.Struct)
 C = TypeVar("C", bound=msgspec.Struct)
 D = TypeVar("D", bound=msgspec.Struct)
-
 Kind = Literal["string", "integer", "number", "boolean", "date-time", "object", "uuid", "word"]
 """The last two are of feedback's own fields; no contract has them."""
-
 INT64 = (-(2**63), 2**63 - 1)
 FLOAT64 = (-sys.float_info.max, sys.float_info.max)
 INT32 = (-(2**31), 2**31 - 1)
 BOUNDS: dict[str, tuple[float, float]] = {"integer": INT64, "number": FLOAT64}
 """The least and the greatest number of each kind."""
-
 PREDICTION, CONFIDENCE, PROBABILITIES = "prediction", "confidence", "probabilities"
 ANSWERS = frozenset((PREDICTION, CONFIDENCE, PROBABILITIES))
 """Columns of outputs alone."""
-
 _WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 MOMENT: Any = Annotated[datetime, Meta(tz=True)]
 SOURCE: Any = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}\Z")]

@@ -26,11 +26,9 @@ from bdlab.events import Input, codec_of
 from bdlab.inputs.schema import Misspellings
 
 T = TypeVar("T")
-
 BODY = "body"
 SHOWN_PROBLEMS = 100
 _SHOWN_NAMES, _SHOWN_LENGTH = 10, 40
-
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _INCONVERTIBLE = (msgspec.ValidationError, UnicodeEncodeError)
 # It looks back after the quote, since a pattern that begins with a character is found twice as fast.
@@ -86,9 +84,8 @@ class Validator:
         self._texts = self._of(lambda field: field.is_text)
         self._moments = self._of(lambda field: field.kind == "date-time")
         needed = [repr(name) for name, field in self._fields.items() if field.required]
-        shown = ", ".join(needed[:_SHOWN_NAMES]) + (", ..." if len(needed) > _SHOWN_NAMES else "")
-        with_fields = f" with the field{'s' if len(needed) > 1 else ''} {shown}" if needed else ""
-        self._wanted = f"a JSON object{with_fields}"
+        shown = ", ".join(needed[:_SHOWN_NAMES]) + ", ..." * (len(needed) > _SHOWN_NAMES)
+        self._wanted = "a JSON object" + (f" with the field{'s' * (len(needed) > 1)} {shown}" if needed else "")
 
     def _of(self, wanted: Callable[[Field], bool]) -> list[tuple[Field, Callable[[Input], Any]]]:
         return [(field, attrgetter(field.column)) for field in self.contract.inputs if wanted(field)]

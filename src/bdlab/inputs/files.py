@@ -26,7 +26,6 @@ from bdlab.inputs.remote import copied, fetch, is_address
 from bdlab.inputs.tables import Lines, Titles, cell_of, csv_rows, input_of, refuse_delimiter, title_of
 
 Format = Literal["csv", "jsonl", "parquet"]
-
 STANDARD_INPUT = "-"
 _SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """Of Parquet the first bytes tell."""
@@ -59,11 +58,10 @@ class BadRow(NamedTuple):
 
 @dataclass
 class InputFile:
-    """The rows of `source`, a path, an address or ``-`` for `standard_input`; can be read more than once.
-
-    What is no file here is copied into a temporary file, and Parquet is converted: its rows are its lines. If
-    `kind` is None, the suffix of the name decides, else the first characters. A field, or a JSON line, may
-    have `max_row_bytes`. A context manager, which raises InvalidInput if the file cannot be read."""
+    """The rows of `source`, a path, an address or ``-`` for `standard_input`; can be read more than once. What is no
+    file here is copied into a temporary file, and Parquet is converted: its rows are its lines. If `kind` is None, the
+    suffix of the name decides, else the first characters. A field, or a JSON line, may have `max_row_bytes`. A context
+    manager, which raises InvalidInput if the file cannot be read."""
 
     source: str
     standard_input: IO[bytes]

@@ -16,8 +16,6 @@ _WHITE = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029
 STORABLE = r"^[^\u0000]*$"
 """Postgres stores any character but U+0000."""
 NOT_EMPTY = rf"^[^\u0000]*[^\u0000{_WHITE}][^\u0000]*$"
-
-_SHORT = 5
 _LETTERS = range(4, 17)
 """How many a word has of which a misspelling is found; shorter ones resemble too many others."""
 _NEAR_WORDS, _NEAR_NAMES = 2, 8
@@ -31,21 +29,18 @@ def input_schema(contract: Contract, any_of: Sequence[str] = ()) -> dict[str, An
     """Return the JSON Schema of a contract's input: what is enforced. One field of `any_of` has to be given."""
     names = [field.name for field in contract.inputs]
     required = [field.name for field in contract.inputs if field.required]
+    given = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in any_of]
     return {
         "properties": {field.name: _property(field) for field in contract.inputs},
         "additionalProperties": True,
         "propertyNames": {"anyOf": [{"enum": names}, {"not": {"pattern": Misspellings(names).pattern}}]},
         "type": "object",
         **({"required": required} if required else {}),
-        **({"anyOf": [_given(name) for name in any_of]} if any_of else {}),
+        **({"anyOf": given} if any_of else {}),
         "title": contract.noun.capitalize(),
         "description": "Other fields are ignored. A name that is nearly one of these is refused as misspelt.",
         "examples": [example_of(contract)],
     }
-
-
-def _given(name: str) -> dict[str, Any]:
-    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
 def _property(field: Field) -> dict[str, Any]:
@@ -124,7 +119,7 @@ def _near(word: str, but: str) -> str:
         # Never the letter itself: if two alternatives matched the same text, backtracking would take long.
         other = f"[^{letter.upper()}{letter}{but}]"
         before, same, after = "".join(letters[:index]), letters[index], "".join(letters[index + 1 :])
-        if len(word) < _SHORT:
+        if len(word) < 5:
             ways += [before + other + same + after, before + after]
             continue
         ways.append(f"{before}(?:{other}{same}?)?{after}")

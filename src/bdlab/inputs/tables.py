@@ -17,7 +17,6 @@ from bdlab.errors import InvalidInput
 from bdlab.events import Input
 from bdlab.inputs.body import BODY, FieldProblem, InputInvalid, Validator
 
-_NO_MATTER = re.compile(r"[\s_-]+")
 _SHOWN = 40
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _TRUTH = re.compile("|".join(_TRUTHS), re.IGNORECASE)
@@ -28,8 +27,6 @@ _FORMS: dict[str, tuple[str, re.Pattern[str], Callable[[str], Any]]] = {
     "boolean": ("true or false, yes or no, 1 or 0", _TRUTH, lambda text: _TRUTHS[text.lower()]),
 }
 _TO_UTF8 = "Convert it first, for example: iconv -f {} -t UTF-8 {} > FILE"
-_START_BYTES = 1 << 16
-
 _FORMATS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("formats.toml").read_text("utf-8"))
 _WORKBOOK = (b"[Content_Types].xml", b"_rels/", b"opendocument.spreadsheet")
 _CR_ALONE = re.compile(rb"\r[^\n]")
@@ -53,7 +50,7 @@ class Titles:
 
 
 def _plain(title: str) -> str:
-    return _NO_MATTER.sub("", title).casefold()
+    return re.sub(r"[\s_-]+", "", title).casefold()
 
 
 def title_of(field: Field) -> str:
@@ -131,7 +128,7 @@ class Lines:
         self.limit = limit
         self._file = file
         file.seek(0)
-        start = file.read(_START_BYTES)
+        start = file.read(1 << 16)
         _refuse_others(start, name)
         self.begin = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
         file.seek(self.begin)

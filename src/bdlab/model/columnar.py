@@ -18,15 +18,12 @@ from bdlab.model.compiled import HIGHEST, LOWEST, MOST_TERMS, TELL_NOTHING, Comp
 Numbers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float64]
-
 _PIECE_CHARACTERS, _PIECE_REVIEWS = 1 << 17, 1 << 11
 """The most that is scored at once: little enough for the processor's cache."""
-
 _SPAN = HIGHEST - LOWEST
 _CANDIDATES = 0.06
 """The terms of an explanation are looked for among those with this share of the largest contribution."""
 _TIE = 1e-9
-
 # The codes of characters; all of words are larger. Bytes that UTF-8 does not have end a summary and a text.
 _GAP, _TEXT_END, _STOP, _SUMMARY_END = 0, 1, 2, 5
 _CODES = bytearray(range(256))
@@ -35,13 +32,10 @@ for _byte in range(128):
 for _code, _stop in enumerate(terms.STOPS, _STOP):
     _CODES[ord(_stop)] = _code
 _CODES[0xFE], _CODES[0xFF] = _SUMMARY_END, _TEXT_END
-
 _SHIFT = 52
 _RANK = (1 << _SHIFT) - 1
 _UNKNOWN = 1 << _SHIFT - 1
 """A key has the review above these bits, and below them the rank of a term, or this and a word's hash."""
-
-
 _TERM = re.compile(r"(?:[.!?]|~?[^\W_]+)(?: (?:[.!?]|~?[^\W_]+))?")
 
 

@@ -16,16 +16,10 @@ from bdlab.events import EventCodec, Input, Score, Term
 from bdlab.model import terms
 
 MOST_TERMS = 5
-
-FEW_TERMS = 0.5
-"""If a model knows a smaller share of a review's words, its prediction comes with a warning."""
-
+FEW_TERMS = 0.5  # if a model knows a smaller share of a review's words, its prediction comes with a warning
 _BAD_STARS, _GOOD_STARS = 2.5, 3.5
-
 _NEGATIONS = terms.NEGATIONS.union(terms.CONTRACTIONS.values())
 TELL_NOTHING = frozenset(terms.WORDS["function_words"])
-
-
 _READ = ("summary", "text")
 LOWEST, HIGHEST = 1.0, 5.0
 _SPAN = HIGHEST - LOWEST
@@ -169,8 +163,7 @@ class _Weights:
             else:
                 singles[first] = record
         self.labels = Labels(field.terms)
-        self._single = singles.get
-        self._pair = pairs.get
+        self._single, self._pair = singles.get, pairs.get
         self._stops = frozenset(stop for stop in terms.STOPS if stop in singles)
 
     def look_up(self, found: list[str]) -> _Found:
@@ -192,12 +185,9 @@ class CompiledScorer:
     forkable = True
 
     def __init__(self, table: terms.TermTable, codec: EventCodec, *, name: str, sha256: str) -> None:
-        self.name = name
-        self.codec = codec
-        self.sha256 = sha256
+        self.name, self.codec, self.sha256 = name, codec, sha256
         self._tokens = terms.tokens if table.format == terms.FORMAT else terms.literal_tokens
-        self._summary = _Weights(table.summary)
-        self._review = _Weights(table.review)
+        self._summary, self._review = _Weights(table.summary), _Weights(table.review)
         self._intercepts = table.intercepts
         self._baseline = logistic(table.intercepts.rating)
 

@@ -26,13 +26,11 @@ from bdlab.profile import profile_of
 
 MOST_ROWS, MOST_FINDINGS = 10_000, 20
 """Of a sample that are read, and of a report that are told."""
-
 _MAX_ROW_BYTES = 1 << 20
 _ROLES = {".joblib": "pipeline", ".pkl": "pipeline", ".skops": "skops", ".onnx": "onnx"}
 _LIBRARIES = ("sklearn", "numpy", "pandas", "lightgbm", "xgboost", "onnxruntime")
 _MOST_CHOICES, _ROWS_A_CHOICE = 20, 10
 _DELIMITER = "If the columns are not separated by commas, give --delimiter."
-_MISSING = frozenset(("na", "nan", "n/a", "null", "none"))
 _MOST_EXAMPLES = 10
 """`bdlab demo` predicts from them: one of each field would make all its inputs the same."""
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
@@ -96,11 +94,9 @@ def draft_card(
     known = scorer.contract_of(scorer.read_card(contract), contract).document if contract else None
     tries = [[]] if known else list(_tries(sample, traits, target, delimiter, bounds=bounds))
     for tried in tries:
-        inputs = {
-            "type": "object",
-            "properties": {each.field: each.schema for each in tried},
-            "required": [each.field for each in tried if not each.optional],
-        }
+        properties = {each.field: each.schema for each in tried}
+        required = [each.field for each in tried if not each.optional]
+        inputs = {"type": "object", "properties": properties, "required": required}
         asked = parse_contract(known or {"input": inputs, "output": _output(None)})
         read = read_rows(sample, asked, delimiter)
         if bad := [row for row in read if isinstance(row, BadRow)]:
@@ -125,14 +121,8 @@ def draft_card(
     libraries["python"] = platform.python_version()
     columns = {field.column: [getattr(row, field.column) for row in taken] for field in codec.contract.inputs}
     columns |= {field.column: [getattr(score, field.column) for score in scores] for field in codec.contract.truths}
-    card = scorer.Card(
-        name=name,
-        version=version,
-        files={file.name: entry},
-        contract=document,
-        profile=profile_of(codec.contract, columns, [score.known_terms for score in scores]),
-        libraries=libraries,
-    )
+    profile, files = profile_of(codec.contract, columns, [score.known_terms for score in scores]), {file.name: entry}
+    card = scorer.Card(name=name, version=version, files=files, contract=document, profile=profile, libraries=libraries)
     copied = {} if folder.resolve() == file.parent.resolve() else {file.name: content}
     scorer.write_files(folder, {**copied, path.name: scorer.encode_card(card)})
     return Draft(str(path), card, tried, _summary(scores))
@@ -168,7 +158,7 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     fitting = () if text else (form for form in _FORMS if all(map(form[2], found)))
     if form := next(iter(fitting), None):
         schema, why, values = dict(form[0]), form[1], [*map(form[3], found)]
-    elif not text and numbers and odd <= _MISSING:
+    elif not text and numbers and odd <= {"na", "nan", "n/a", "null", "none"}:
         hint = "Leave the cell of a missing value empty."
         raise InvalidInput(f"the column {name!r} of the sample has {min(odd)!r} among its numbers", hint=hint)
     elif len(different) <= _MOST_CHOICES and len(found) >= _ROWS_A_CHOICE * len(different):
@@ -221,10 +211,8 @@ def _read_sample(sample: Path, delimiter: str) -> tuple[list[str], list[list[str
 
 def read_rows(sample: Path, contract: Contract, delimiter: str) -> list[Row | BadRow]:
     """Return the rows of a sample as a model with this contract gets them. Raises InvalidInput."""
-    validator = Validator(contract)
-    with InputFile(
-        str(sample), BytesIO(), validator, kind=None, max_row_bytes=_MAX_ROW_BYTES, delimiter=delimiter
-    ) as file:
+    asked = Validator(contract)
+    with InputFile(str(sample), BytesIO(), asked, kind=None, max_row_bytes=_MAX_ROW_BYTES, delimiter=delimiter) as file:
         found = list(islice(file.rows(), MOST_ROWS))
     if not found:
         raise InvalidInput(f"the sample {sample} has no rows", hint="Give some that the model can predict.")

@@ -18,7 +18,6 @@ from bdlab.model.pipeline import PAIRS
 from bdlab.model.terms import FORMAT, Field, Intercepts, TermTable, normalised_review_terms, normalised_summary_terms
 
 SENTIMENTS = ("negative", "positive")
-
 _LOWEST, _SPAN = 1.0, 4.0
 _ANALYZERS = {"summary": normalised_summary_terms, "review": normalised_review_terms}
 

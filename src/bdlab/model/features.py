@@ -29,22 +29,10 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
 Progress = Callable[[float], None]
 """Called with the share, from 0 to 1, of what is done."""
-
 STARS = (1, 2, 3, 4, 5)
-_REPORTED, _ANY_LENGTH = 1000, 1 << 62
-_COLUMNS = {
-    "ProductId": {"type": "string"},
-    "Score": {"type": "integer", "minimum": STARS[0], "maximum": STARS[-1]},
-    "Summary": {"type": "string"},
-    "Text": {"type": "string"},
-}
+_REPORTED = 1000
 #: The rows of a file are read as the inputs of a model are.
-_ROWS = parse_contract(
-    {
-        "input": {"type": "object", "title": "Review", "properties": _COLUMNS, "required": [*_COLUMNS]},
-        "output": {"type": "object", "properties": {"prediction": {"type": "number"}}},
-    }
-)
+_ROWS = parse_contract(msgspec.json.decode(Path(__file__).with_name("training.json").read_bytes()))
 
 
 class Example(NamedTuple):
@@ -118,9 +106,8 @@ def read_examples(path: Path, *, delimiter: str = ",", progress: Progress = lamb
     """Return the reviews one by one. Raises InvalidInput with the column, the line or the byte that is wrong.
     `progress` is called with the share of the file that was read."""
     count = 0
-    with InputFile(
-        str(path), BytesIO(), Validator(_ROWS), kind="csv", max_row_bytes=_ANY_LENGTH, delimiter=delimiter
-    ) as file:
+    rows = Validator(_ROWS)
+    with InputFile(str(path), BytesIO(), rows, kind="csv", max_row_bytes=1 << 62, delimiter=delimiter) as file:
         for count, row in enumerate(file.rows(), 1):
             if isinstance(row, BadRow):
                 raise InvalidInput(f"{path}, {row}")
@@ -136,17 +123,15 @@ def read_examples(path: Path, *, delimiter: str = ",", progress: Progress = lamb
 
 
 FIELDS = ("summary", "review")
-
 _BLOCK = 20_000
 """The most reviews of a block, unless one product has more."""
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of training; the defaults are those of the shipped model.
-
-    A term is kept if reviews of at least `..._min_products` products use it, since the words of one product
-    say nothing about another; of more than `..._most_terms` those that most products use. `rating_c` and
-    `sentiment_c` are inverse strengths of regularisation."""
+    """The parameters of training; the defaults are those of the shipped model. A term is kept if reviews of at least
+    `..._min_products` products use it, since the words of one product say nothing about another; of more than
+    `..._most_terms` those that most products use. `rating_c` and `sentiment_c` are inverse strengths of
+    regularisation."""
 
     summary_min_products: int = 2
     review_min_products: int = 4
@@ -163,12 +148,10 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Block(NamedTuple):
-    """Reviews of one fold: `reviews` are their numbers in the corpus, `fold` is -1 if there are no folds.
-
-    `matrices` has of each field its columns among all, and its matrix. That of summaries has a row for each
-    review; that of reviews has these too, and then one for each review of `summarised`, whose summary is also
-    learnt from as a review of its own: otherwise a text of five words would be scored with weights that words
-    have in texts of a hundred."""
+    """Reviews of one fold: `reviews` are their numbers in the corpus, `fold` is -1 if there are no folds. `matrices`
+    has of each field its columns among all, and its matrix. That of summaries has a row for each review; that of
+    reviews has these too, and then one for each review of `summarised`, whose summary is also learnt from as a review
+    of its own: otherwise a text of five words would be scored with weights that words have in texts of a hundred."""
 
     fold: int
     reviews: Integers

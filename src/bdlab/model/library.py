@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from sys import float_info
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,17 +18,15 @@ from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
 
 Floats = NDArray[np.float64]
-
 NUMERIC = frozenset(("integer", "number", "boolean"))
 Take = Callable[[Sequence[Input]], Any]
 
 
 class Traits(NamedTuple):
-    """What a model takes and gives.
-
-    `names` are those of its inputs, each with whether it has to be a text. If they have none, `number` says how many
-    they are, None if it is not known, and `text` whether they are texts. `classes` finds the classes that it predicts,
-    None if it predicts numbers; some inputs of a contract help. If `ordered`, the card has to say their order."""
+    """What a model takes and gives. `names` are those of its inputs, each with whether it has to be a text. If they
+    have none, `number` says how many they are, None if it is not known, and `text` whether they are texts. `classes`
+    finds the classes that it predicts, None if it predicts numbers; some inputs of a contract help. If `ordered`, the
+    card has to say their order."""
 
     names: dict[str, bool] | None
     number: int | None
@@ -41,7 +38,6 @@ class Traits(NamedTuple):
 #: The type of a column without and with nulls: then a number is a float, as NaN is one.
 _DTYPES = {"integer": "int64", "number": "float64", "boolean": "bool", "date-time": "datetime64[us, UTC]"}
 _NULLABLE = {**dict.fromkeys(("integer", "number"), "float64"), "date-time": _DTYPES["date-time"]}
-_BOOSTERS = ("lightgbm", "xgboost")
 
 
 def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
@@ -53,7 +49,7 @@ def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
         require("pandas", extra="pandas", what=f"{source} takes a data frame")
         fields = {str(name): _named(str(name), contract, source) for name in names}
         # Both know texts as categories only, and find them by their values.
-        return _frames(fields, categories=type(estimator).__module__.startswith(_BOOSTERS))
+        return _frames(fields, categories=type(estimator).__module__.startswith(("lightgbm", "xgboost")))
     count = getattr(estimator, "n_features_in_", None)
     if count is None and [field.kind for field in contract.inputs] == ["string"]:
         texts = column(contract.inputs[0], missing="")
@@ -141,11 +137,8 @@ class Answers:
 
     def __init__(self, codec: EventCodec, classes: Iterable[Any] | None, *, source: str) -> None:
         outputs = {field.name: field for field in codec.contract.outputs}
-        low, high = outputs[PREDICTION].minimum, outputs[PREDICTION].maximum
-        self._low = -float_info.max if low is None else low
-        self._high = float_info.max if high is None else high
-        self._make = codec.score
-        self._all = PROBABILITIES in outputs
+        self._low, self._high = outputs[PREDICTION].bounds
+        self._make, self._all = codec.score, PROBABILITIES in outputs
         self._choices = codec.contract.classes
         if (classes is None) == bool(self._choices):
             has, wants = ("no classes", "an enum") if classes is None else ("classes", "a number")

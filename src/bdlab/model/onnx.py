@@ -26,9 +26,7 @@ _TYPES: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 _FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)")
 _LABELS = (_TEXT, "tensor(int64)", "tensor(int32)", "tensor(bool)")
-
 _SHAPES = "docs/model.md says which inputs and outputs of ONNX models can be served; export the model so."
-
 Feed = Callable[[Sequence[Input]], dict[str, Any]]
 
 

@@ -30,13 +30,10 @@ from bdlab.model.library import PAGE, Answers, Floats, LibraryScorer, Traits, cl
 from bdlab.model.scorer import File
 
 PAIRS = "pairs"
-
-_STARS = frozenset("12345")
 _SENTIMENTS = ({"0", "1"}, {"-1", "1"}, {"False", "True"}, {"negative", "positive"})
 _INIT = "`bdlab model init FILE --sample rows.csv` writes a card for it, with a contract that has its classes."
 #: Where the name of a package is another than that of its module.
 PACKAGES = {"sklearn": "scikit-learn"}
-
 Predict = Callable[[Sequence[Input]], list[Score]]
 Head = Callable[[list[Any]], tuple[Floats, Floats]]
 """Predicts stars and probabilities of a positive sentiment."""
@@ -179,7 +176,7 @@ def _reviews(found: Any, codec: EventCodec, source: str) -> Predict:
 def _head(estimator: Any, source: str) -> Head:
     names = classes_of(estimator, source) or []
     sides = set(names) in _SENTIMENTS
-    if names and not sides and not ("5" in names and _STARS.issuperset(names)):
+    if names and not sides and not ("5" in names and {*"12345"}.issuperset(names)):
         why = f"{source} predicts the classes {', '.join(names[:10])}: neither stars (1 to 5) nor a sentiment"
         raise ModelError(why, hint=_INIT)
 

@@ -27,7 +27,6 @@ from bdlab.settings import SHIPPED_MODEL
 SUFFIX = ".card.json"
 SHIPPED = "reviews" + SUFFIX
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-_MOST_NAME = 255  # bytes that a file system takes as the name of a file
 _ROLES = ("terms", "onnx", "skops", "pipeline")
 """Of several files the first of these is taken: the last runs code."""
 
@@ -87,7 +86,7 @@ def parse_card(content: bytes, path: Path | str) -> Card:
         hint = "`bdlab model init` writes a card beside a model; docs/model.md shows one."
         raise ModelError(f"{path} is not a model card: {error}", hint=hint) from error
     for name in card.files:
-        plain = name.isprintable() and "\\" not in name and len(name.encode()) <= _MOST_NAME
+        plain = name.isprintable() and "\\" not in name and len(name.encode()) <= 255  # as file systems take
         if not plain or name in {"", ".", ".."} or Path(name).name != name:
             raise ModelError(f"the model card {path} names the file {name!r}, which is not beside it")
     return card

@@ -26,10 +26,8 @@ from bdlab.errors import ModelError
 T = TypeVar("T", str, float)
 Format = Literal["bdlab-terms/1", "bdlab-terms/2"]
 """A format has its layout and its tokens: for 2 `bdlab.model.terms` normalises a text, for 1 it does not."""
-
 FORMAT: Format = "bdlab-terms/2"
 """The format that is written; both are read."""
-
 _PIECE_BYTES = 1 << 16
 STOPS = ".!?"
 NEGATED = "~"  # the mark of a negated token, which cannot be part of one
@@ -38,16 +36,12 @@ WORDS = {
     name: words.split()
     for name, words in tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8")).items()
 }
-
 CONTRACTIONS = {word.replace("'", ""): word for word in WORDS["contractions"]}
 """Maps tokens without their apostrophe to their spelling."""
-
 NEGATIONS = frozenset(CONTRACTIONS).union(WORDS["other_negations"])
-
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,500}>")
 _TOKEN = re.compile(r"[^\W_]+|[.!?]")
 _ASCII = "".join(letter.lower() if letter.isalnum() or letter in STOPS else " " for letter in map(chr, range(128)))
-
 _ENTITY = re.compile(r"&(?:#\w{1,9};?|\w{2,31};)")
 # By their numbers, since most of these look the same or are invisible in an editor. U+FFFD stands for a lost
 # character; within a word it was an apostrophe or an accent.
