@@ -35,7 +35,7 @@ def demo(environment: dict[str, str], *options: str) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=500,
         check=False,
     )
 
