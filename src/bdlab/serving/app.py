@@ -29,10 +29,9 @@ from bdlab.serving.entry import Entry
 from bdlab.serving.hosts import host_guard
 from bdlab.serving.in_progress import InProgress
 from bdlab.serving.metrics import Metrics
-from bdlab.serving.predict_routes import PredictionService
 from bdlab.serving.protocols import Parts
 from bdlab.serving.publisher import DeliveryHealth
-from bdlab.serving.publishing import Publishing
+from bdlab.serving.publishing import Intake, Publishing
 from bdlab.serving.requests import BodyReader
 from bdlab.serving.response_buffer import ResponseBuffer
 from bdlab.serving.responses import encode_json, json_response
@@ -59,18 +58,17 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     parts.model.tell = metrics.serves
     delivery_health = DeliveryHealth(delivery_timeout_s=delivery_timeout_s)
     publishing = Publishing(parts.publisher, "predictions", parts, metrics, delivery_health)
-    predictions = PredictionService(parts, publishing)
     # What keeps feedback from its topic keeps no prediction from its own.
     own_health = DeliveryHealth(delivery_timeout_s=delivery_timeout_s)
     giving = Publishing(parts.feedback, "feedback", parts, metrics, own_health)
-    bodies = BodyReader(http.max_body_bytes)
     response_buffer = ResponseBuffer()
     gate = Gate(parts.keys, http, metrics.refused)
+    intake = Intake(parts, BodyReader(http.max_body_bytes), response_buffer, gate)
 
     def write_log() -> None:
         metrics.lost_lines(parts.flush_log())
 
-    bounded = (bodies.deadlines, publishing.deadlines, giving.deadlines)
+    bounded = (intake.bodies.deadlines, publishing.deadlines, giving.deadlines)
     in_progress = InProgress(write_log, metrics.flush, *(each.expire for each in bounded))
 
     async def before_request(request: Request[Any, Any, Any]) -> None:
@@ -90,8 +88,8 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     spans: list[Callable[[Litestar], AbstractAsyncContextManager[None]]] = [lifespan]
     cors = _cors(http)
     handlers = [
-        *predict_routes.routes(parts, predictions, bodies, response_buffer, gate),
-        *feedback_routes.routes(parts, predictions, giving, bodies=bodies, response_buffer=response_buffer, gate=gate),
+        *predict_routes.routes(parts, publishing, intake),
+        *feedback_routes.routes(parts, giving, intake),
         *stored_routes.routes(parts, gate),
         *health_routes.routes(parts, metrics, delivery_health, gate),
         _document(),

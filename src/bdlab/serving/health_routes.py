@@ -19,26 +19,6 @@ from bdlab.serving.publisher import DeliveryHealth
 from bdlab.serving.responses import HealthAnswer, KafkaAnswer, LiveAnswer, ReadyAnswer, VaultAnswer, json_response
 
 
-class DependencyChecks:
-    """The states of what the API depends on; each is asked for at most once a second."""
-
-    def __init__(self, parts: Parts) -> None:
-        kafka = parts.settings.kafka
-        no_broker = partial(BrokerState, connected=False, bootstrap_servers=kafka.bootstrap_servers, topic=kafka.topic)
-        rows = partial(parts.stored.state, count_rows=False)
-        codec = parts.model.scorer.codec
-        trial = msgspec.convert(example_of(codec.contract), codec.input)
-
-        def try_model() -> str:
-            parts.model.scorer.score(trial)
-            return ""
-
-        self.vault = CachedProbe(parts.vault.state, lambda why: VaultState(connected=False, problem=why), name="vault")
-        self.broker = CachedProbe(parts.broker.state, lambda why: no_broker(problem=why), name="broker")
-        self.database = CachedProbe(rows, lambda why: DatabaseState(connected=False, problem=why), name="database")
-        self.model_problem = CachedProbe(try_model, str, name="model")
-
-
 def _publish_problem(broker: BrokerState, delivery_health: DeliveryHealth) -> str:
     """Return why nothing can be published; empty if predictions can be published."""
     if not broker.connected:
@@ -51,7 +31,20 @@ def _publish_problem(broker: BrokerState, delivery_health: DeliveryHealth) -> st
 
 
 def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate: Gate) -> list[HTTPRouteHandler]:
-    checks = DependencyChecks(parts)
+    # The states of what the API depends on; each is asked for at most once a second.
+    kafka, codec = parts.settings.kafka, parts.model.scorer.codec
+    no_broker = partial(BrokerState, connected=False, bootstrap_servers=kafka.bootstrap_servers, topic=kafka.topic)
+    rows = partial(parts.stored.state, count_rows=False)
+    trial = msgspec.convert(example_of(codec.contract), codec.input)
+
+    def try_model() -> str:
+        parts.model.scorer.score(trial)
+        return ""
+
+    vault_probe = CachedProbe(parts.vault.state, lambda why: VaultState(connected=False, problem=why), name="vault")
+    broker_probe = CachedProbe(parts.broker.state, lambda why: no_broker(problem=why), name="broker")
+    rows_probe = CachedProbe(rows, lambda why: DatabaseState(connected=False, problem=why), name="database")
+    model_probe = CachedProbe(try_model, str, name="model")
     scrape = need if (need := gate.need("metrics"))[1] else None
 
     @get(**describe("/health", state=HealthAnswer))
@@ -59,10 +52,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
         """503 if nothing can be predicted durably; degraded if Vault or the database is not available, or if the
         promoted model was refused."""
         model_problem, vault, broker, database = await asyncio.gather(
-            checks.model_problem.get_async(),
-            checks.vault.get_async(),
-            checks.broker.get_async(),
-            checks.database.get_async(),
+            model_probe.get_async(), vault_probe.get_async(), broker_probe.get_async(), rows_probe.get_async()
         )
         durable = not (model_problem or parts.model.unfit or _publish_problem(broker, delivery_health))
         unsealed = vault.connected and not vault.sealed
@@ -87,7 +77,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
     async def ready() -> Response[ReadyAnswer]:
         """200 if the model predicts, the broker answers and acknowledges, and the credentials are valid."""
         model_problem, vault, broker = await asyncio.gather(
-            checks.model_problem.get_async(), checks.vault.get_async(), checks.broker.get_async()
+            model_probe.get_async(), vault_probe.get_async(), broker_probe.get_async()
         )
         problems = [f"the model does not predict: {model_problem}"] if model_problem else []
         if parts.model.unfit:
@@ -102,7 +92,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
 
     @get(**describe("/vault-status", state=VaultAnswer))
     async def vault_status() -> Response[VaultAnswer]:
-        state = await checks.vault.get_async()
+        state = await vault_probe.get_async()
         found = msgspec.convert(state, VaultAnswer, from_attributes=True)
         if state.connected:
             found = msgspec.structs.replace(found, problem="")
@@ -111,7 +101,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
     @get(**describe("/kafka-status", state=KafkaAnswer))
     async def kafka_status() -> Response[KafkaAnswer]:
         """`consumer_lag` is null if this service may not read the group; `problem` then has the reason."""
-        state = await checks.broker.get_async()
+        state = await broker_probe.get_async()
         found = msgspec.convert(state, KafkaAnswer, from_attributes=True)
         return json_response(found, 200 if state.connected else 503)
 

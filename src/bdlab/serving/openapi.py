@@ -16,7 +16,6 @@ from litestar.types import Receive
 
 from bdlab import __version__
 from bdlab.contract import Contract
-from bdlab.inputs.schema import input_schema
 from bdlab.selection import schemas
 from bdlab.serving.access import NEED, Need
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
@@ -46,6 +45,10 @@ _PROBLEM = spec.Reference(ref=f"#/components/schemas/{ProblemDetails.__name__}")
 _RETRY_AFTER = spec.OpenAPIHeader(
     schema=spec.Schema(type=spec.OpenAPIType.INTEGER, minimum=1), description="Seconds to wait; only with a problem."
 )
+_BOUNDS: dict[str, Any] = {
+    "Idempotency-Key": {"min_length": 1, "max_length": MAX_KEY_LENGTH},
+    SOURCE_HEADER: {"enum": SOURCES},
+}
 _SCHEMES = {name: spec.SecurityScheme(**one) for name, one in _TEXTS["schemes"].items()}
 
 
@@ -63,8 +66,13 @@ def describe(
     """Return the keyword arguments of a route with these parameters, and its documentation from routes.toml.
 
     A status route has its answer, `state`, also with 503. `need` is the key that it needs, and `direct` answers without
-    the framework. `contract` has the words of a route that predicts."""
+    the framework. `contract` has the words of a route that publishes."""
     texts = dict(_TEXTS[path])
+    if contract:
+        parameters = [
+            _parameter(name, "header", _worded(about, contract), **_BOUNDS.get(name, {}))
+            for name, about in _TEXTS["headers"].items()
+        ]
     link = texts.pop("link", "")
     own = texts.pop("problems", {}) | (_TEXTS["predicting"] if contract else {})
     responses = {
@@ -118,24 +126,6 @@ def _with_problems(responses: Mapping[str, Any], more: dict[str, str]) -> dict[s
 
 def _response(answer: Any, description: str, media_type: str = MediaType.JSON) -> ResponseSpec:
     return ResponseSpec(answer, media_type=media_type, description=description, generate_examples=False)
-
-
-def describe_publishing(
-    path: str, *, contract: Contract, direct: Endpoint, need: Need, most: int = 0, any_of: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return the keyword arguments of a route that takes an input; with `most` a list of 1 to so many. One field of
-    `any_of` has to be given."""
-    body: Any = input_schema(contract, any_of)
-    if most:
-        body = {"items": body, "type": "array", "maxItems": most, "minItems": 1}
-    limits = {"min_length": 1, "max_length": MAX_KEY_LENGTH}
-    bounds: dict[str, Any] = {"Idempotency-Key": limits, SOURCE_HEADER: {"enum": SOURCES}}
-    headers = [
-        _parameter(name, "header", _worded(about, contract), **bounds.get(name, {}))
-        for name, about in _TEXTS["headers"].items()
-    ]
-    described = describe(path, body=body, parameters=headers, need=need, direct=direct, contract=contract)
-    return {"status_code": 200, **described}
 
 
 class SwaggerUi(OpenAPIRenderPlugin):

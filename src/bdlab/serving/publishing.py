@@ -1,22 +1,34 @@
-"""What the routes that publish have in common: how much may wait, what is counted, and what a client is told."""
+"""What the routes that publish have in common: how inputs are taken, how much may wait, what is counted, and what a
+client is told."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 import structlog
+from litestar import Request, Response, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import Receive
 
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
 from bdlab.events import Event, new_traceparent
+from bdlab.inputs import Validator
+from bdlab.inputs.schema import input_schema
+from bdlab.serving.access import Gate
+from bdlab.serving.batching import QUICK_CHARACTERS
 from bdlab.serving.in_progress import Deadlines
 from bdlab.serving.metrics import Metrics
+from bdlab.serving.openapi import Endpoint, describe
 from bdlab.serving.problems import Problem, from_error
 from bdlab.serving.protocols import Parts, Publisher
 from bdlab.serving.publisher import DeliveryHealth
-from bdlab.serving.requests import RequestHeaders
-from bdlab.serving.responses import BatchItem
+from bdlab.serving.requests import BodyReader, RequestHeaders, read_headers
+from bdlab.serving.response_buffer import ResponseBuffer
+from bdlab.serving.responses import BatchItem, encode_json, json_response
 
 log = structlog.get_logger()
 
@@ -115,3 +127,57 @@ class Publishing:
         self._metrics.acknowledged(self._kind, time.perf_counter() - started)
         self._delivery_health.succeeded()
         self._log_published(str(event.id), position, trace_id)
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Takes inputs out of requests: each is decoded, and counted against the limit of its key."""
+
+    parts: Parts
+    bodies: BodyReader
+    response_buffer: ResponseBuffer
+    gate: Gate
+
+    def routes(
+        self,
+        path: str,
+        validator: Validator,
+        answer: Any,
+        publish: Callable[[Any, RequestHeaders], Awaitable[Any]],
+        publish_many: Callable[[Any, RequestHeaders], Awaitable[Any]],
+    ) -> list[HTTPRouteHandler]:
+        """Return the route at `path`, which is named as the scope that it needs, and that of lists. `publish` returns
+        the `answer` to an input once it is acknowledged."""
+        bodies, gate, model, http = self.bodies, self.gate, self.parts.model, self.parts.settings.http
+        most = min(http.max_batch, http.max_in_flight)
+        schema = input_schema(validator.contract, validator.any_of)
+        described = partial(describe, contract=validator.contract, need=gate.need(path[1:]))
+
+        async def decoded(decode: Callable[..., Any], body: bytes, **limits: int) -> Any:
+            """Decode a body, in a thread if it is large. Raises InputInvalid."""
+            if len(body) <= QUICK_CHARACTERS:
+                return decode(body, **limits)
+            return await model.scoring.in_thread(partial(decode, body, **limits))
+
+        async def one(scope: Any, receive: Receive) -> bytes:
+            headers = read_headers(scope)
+            given = await decoded(validator.decode, await bodies.read(receive, headers))
+            gate.spend(scope, 1)
+            return encode_json(await publish(given, headers))
+
+        async def many(scope: Any, receive: Receive) -> bytes:
+            self.response_buffer.check()
+            headers = read_headers(scope)
+            given = await decoded(validator.decode_many, await bodies.read(receive, headers), limit=most)
+            gate.spend(scope, len(given))
+            return encode_json(await publish_many(given, headers))
+
+        def route(path: str, body: Any, direct: Endpoint, answer: Any) -> HTTPRouteHandler:
+            @post(**described(path, body=body, direct=direct))
+            async def handler(request: Request[Any, Any, Any]) -> Response[answer]:
+                return json_response(await direct(request.scope, request.receive))
+
+            return handler
+
+        lists = {"items": schema, "type": "array", "maxItems": most, "minItems": 1}
+        return [route(path, schema, one, answer), route(f"{path}/batch", lists, many, list[answer])]
