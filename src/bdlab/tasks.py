@@ -19,8 +19,7 @@ class TaskGroup:
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
         self._end = threading.Event()
-        self._lock = threading.Lock()
-        self._failed: BaseException | None = None
+        self._failures: list[BaseException] = []
         self._tasks: list[Future[Any]] = []
         self._pool = ThreadPoolExecutor(max_workers=_MOST_TASKS, thread_name_prefix="step")
 
@@ -41,14 +40,13 @@ class TaskGroup:
             if self._stop.is_set():
                 self._end.set()
         self._pool.shutdown()
-        if error is None and self._failed is not None:
-            raise self._failed
+        if error is None and self._failures:
+            raise self._failures[0]
 
     def _run(self, task: Callable[[threading.Event], T]) -> T:
         try:
             return task(self._end)
         except BaseException as error:
-            with self._lock:
-                self._failed = self._failed or error
+            self._failures.append(error)
             self._end.set()
             raise

@@ -93,9 +93,9 @@ def add(
     from bdlab_cli.wiring.models import add_version, open_models
 
     packed = pack(card)
-    with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (models, settings):
-        change = add_version(models, settings, packed)
-    terminal.echo_change(packed.card.title, change, as_json=json)
+    with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (tables, settings):
+        change = add_version(tables, settings, packed)
+    terminal.echo_change(packed.version.title, change, as_json=json)
 
 
 @app.command("list")
@@ -104,8 +104,8 @@ def list_versions(*, json: bool = False, startup_timeout: StartupTimeout = None)
     from bdlab_cli.output.models import show_versions
     from bdlab_cli.wiring.models import open_models
 
-    with open_models({"startup_timeout_s": startup_timeout}) as (models, _):
-        found = models.ask("versions")
+    with open_models({"startup_timeout_s": startup_timeout}) as (tables, _):
+        found = tables.ask("versions", "models")
     terminal.echo_json(found) if json else show_versions(found)
 
 
@@ -115,9 +115,9 @@ def show(model: Named, *, json: bool = False, startup_timeout: StartupTimeout = 
     from bdlab_cli.output.models import show_version
     from bdlab_cli.wiring.models import open_models, version_row
 
-    with open_models({"startup_timeout_s": startup_timeout}) as (models, _):
-        found = version_row(models.ask, model)
-        history = [each for each in models.ask("promotions") if each["model"] == model]
+    with open_models({"startup_timeout_s": startup_timeout}) as (tables, _):
+        found = version_row(tables.ask, model)
+        history = [each for each in tables.ask("promotions", "models") if each["model"] == model]
     shown = {"model": model, **found, "promotions": history}
     terminal.echo_json(shown) if json else show_version(shown)
 
@@ -137,7 +137,7 @@ def promote(
 
     Before that it is read from the registry, checked, and tried here. With --if-better it is compared with the version
     that serves: exit code 10 if it is worse, and 1 if feedback does not tell, as `bdlab compare` says."""
-    from bdlab_cli.wiring.models import open_models, promote_version, trial
+    from bdlab_cli.wiring.models import open_models, promote_version
     from bdlab_cli.wiring.quality import refuse_worse
 
     given = {"model": {"registry": registry}, "startup_timeout_s": startup_timeout}
@@ -145,9 +145,8 @@ def promote(
         refuse_worse(load_settings(given, quiet=True), model, tolerance)
     elif tolerance:
         raise InvalidInput("--tolerance is that of --if-better, which is not given")
-    with open_models(given) as (models, settings):
-        version, _ = trial(models, settings, model)
-        change = promote_version(models, version, why)
+    with open_models(given) as (tables, settings):
+        change = promote_version(tables, settings, model, why)
     terminal.echo_change(model, change, as_json=json)
 
 
@@ -156,10 +155,9 @@ def rollback(
     *, why: str = "", registry: Registry = None, json: bool = False, startup_timeout: StartupTimeout = None
 ) -> None:
     """Promote what served before the version that serves now; once more goes back further."""
-    from bdlab_cli.wiring.models import former, open_models, promote_version, trial
+    from bdlab_cli.wiring.models import former, open_models, promote_version
 
-    with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (models, settings):
-        model = former([each["model"] for each in models.ask("promotions")])
-        version, _ = trial(models, settings, model)
-        change = promote_version(models, version, why or "rollback")
+    with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (tables, settings):
+        model = former([each["model"] for each in tables.ask("promotions", "models")])
+        change = promote_version(tables, settings, model, why or "rollback")
     terminal.echo_change(model, change, as_json=json)

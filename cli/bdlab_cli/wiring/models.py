@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from bdlab.contract import check_fits
+import msgspec
+
+from bdlab.contract import Contract, check_fits
 from bdlab.errors import BdlabError, ModelNotFound
 from bdlab.events import Scorer
 from bdlab.model.registry import Packed, Registry, Version, other_bytes, parse_title
-from bdlab.postgres.models import Models
+from bdlab.postgres.contracts import read_contract
 from bdlab.postgres.reader import Reader
+from bdlab.postgres.session import Session
 from bdlab.settings import Settings
 from bdlab_cli.wiring.session import load_settings, open_session
 
@@ -20,69 +23,74 @@ Ask = Callable[..., list[dict[str, Any]]]
 
 
 @contextmanager
-def open_models(command_line: Mapping[str, Any]) -> Iterator[tuple[Models, Settings]]:
+def open_models(command_line: Mapping[str, Any]) -> Iterator[tuple[Session, Settings]]:
     """Open the tables as the service `model`. Raises BdlabError."""
-    layers = load_settings(command_line, quiet=True)
-    with open_session(layers, service="model", database=True, kafka=False) as session, Models(session) as models:
-        yield models, session.settings()
+    with (
+        open_session(load_settings(command_line, quiet=True), service="model", database=True, kafka=False) as session,
+        Session(session, application_name="bdlab model") as tables,
+    ):
+        yield tables, session.settings()
 
 
 def version_row(ask: Ask, model: str) -> dict[str, Any]:
     """Return the row of NAME@VERSION by the query `version`. Raises InvalidInput, ModelNotFound."""
     title = parse_title(model)
-    for row in ask("version", name=title.name, version=title.version):
+    for row in ask("version", "models", name=title.name, version=title.version):
         return row
     hint = "`bdlab model list` shows what is there, and `bdlab model add CARD` adds a version."
     raise ModelNotFound(f"{model} is not in the registry", hint=hint)
 
 
 def _version(ask: Ask, model: str) -> Version:
-    row = version_row(ask, model)
-    return Version(name=row["name"], version=row["version"], sha256=row["sha256"])
+    return msgspec.convert(version_row(ask, model), Version)
 
 
-def load_version(settings: Settings, reader: Reader, model: str, *, many: bool = False) -> Scorer:
-    """Return the scorer of NAME@VERSION, from the cache or the registry. `many` is as for `load_scorer`.
+def load_version(settings: Settings, reader: Reader, model: str) -> Scorer:
+    """Return the scorer of NAME@VERSION for many rows, from the cache or the registry.
 
     Raises InvalidInput, ModelError, DatabaseError."""
-    version = _version(lambda query, **values: reader.ask(query, "models", **values), model)
-    return Registry.of(settings).load(version, many=many)
+    return Registry.of(settings).load(_version(reader.ask, model), many=True)
 
 
-def add_version(models: Models, settings: Settings, packed: Packed) -> str:
+def add_version(tables: Session, settings: Settings, packed: Packed) -> str:
     """Add a version, first its files and then its row; return what changed, empty if it was there.
 
     Raises ContractMismatch if the database has another contract, InvalidInput if it has another of this version."""
-    check_fits(packed.contract, models.contract())
     version, registry = packed.version, Registry(settings.model.registry)
     place = {"name": version.name, "version": version.version}
-    before = models.ask("version", **place)
-    if before and before[0]["sha256"] != version.sha256:
-        raise other_bytes(version)
-    written = registry.put(packed, known=bool(before))
-    values = {**place, "card": packed.content.decode(), "sha256": version.sha256, "by": who()}
-    added = before or models.ask("add", **values)
-    if not added and _version(models.ask, version.title).sha256 != version.sha256:
-        raise other_bytes(version)  # somebody was quicker
-    return "" if before and not written else "files written again" if before else f"added to {registry.address}"
+    _check_fits(packed.contract, tables)
+
+    def is_there() -> bool:
+        rows = tables.ask("version", "models", **place)
+        if any(row["sha256"] != version.sha256 for row in rows):
+            raise other_bytes(version)
+        return bool(rows)
+
+    before = is_there()
+    written = registry.put(packed, known=before)
+    if before:
+        return "files written again" if written else ""
+    tables.ask("add", "models", **place, card=packed.content.decode(), sha256=version.sha256, by=who())
+    is_there()  # somebody may have been quicker, with other bytes
+    return f"added to {registry.address}"
 
 
-def trial(models: Models, settings: Settings, model: str) -> tuple[Version, Scorer]:
-    """Return NAME@VERSION as it was read from the registry just now: checked, fit for the database, and tried.
+def promote_version(tables: Session, settings: Settings, model: str, why: str) -> str:
+    """Promote NAME@VERSION, as it is read from the registry now: checked, fit for the database, and tried. Return what
+    changed, empty if it is promoted.
 
     Raises InvalidInput, ModelError, ContractMismatch, DatabaseError."""
-    version = _version(models.ask, model)
-    scorer = Registry(settings.model.registry).load(version)
-    check_fits(scorer.codec.contract, models.contract())
-    return version, scorer
-
-
-def promote_version(models: Models, version: Version, why: str) -> str:
-    """Promote a version that was tried; return what changed, empty if it is promoted."""
-    if [Version(**row) for row in models.ask("promoted")] == [version]:
+    version = _version(tables.ask, model)
+    _check_fits(Registry(settings.model.registry).load(version).codec.contract, tables)
+    if [Version(**row) for row in tables.ask("promoted", "models")] == [version]:
         return ""
-    models.ask("promote", name=version.name, version=version.version, why=why, by=who())
+    tables.ask("promote", "models", name=version.name, version=version.version, why=why, by=who())
     return "promoted"
+
+
+def _check_fits(contract: Contract, tables: Session) -> None:
+    with tables.transaction() as cursor:
+        check_fits(contract, read_contract(cursor))
 
 
 def former(promotions: Sequence[str]) -> str:

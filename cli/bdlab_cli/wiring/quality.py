@@ -142,8 +142,8 @@ def _bins(fields: Sequence[Field], inputs: Sequence[Mapping[str, Any]]) -> Bins:
 def _known(reader: QualityReader, settings: Settings, model: str) -> tuple[Card | None, Callable[[], Scorer] | None]:
     """Return a version's card, from the registry, bdlab itself or `model.path`, and what loads its scorer."""
     with suppress(ModelError, InvalidInput):
-        row = version_row(partial(reader.ask, file="models"), model)
-        return msgspec.convert(row["card"], Card), partial(load_version, settings, reader, model, many=True)
+        row = version_row(reader.ask, model)
+        return msgspec.convert(row["card"], Card), partial(load_version, settings, reader, model)
     for path in ("", settings.model.path):
         with suppress(ModelError):
             if (card := find(path).card).title == model:

@@ -131,7 +131,7 @@ def rescore_stored(
         session_of = partial(open_session, layers, stop, service="rescore", database=True, kafka=False)
         if model:
             with session_of() as session, closing(Reader(session, application_name="bdlab rescore")) as reader:
-                read = partial(load_version, session.settings(), reader, model, many=True)
+                read = partial(load_version, session.settings(), reader, model)
                 scorer = wait_for("PostgreSQL", read, timeout_s=patience_s, stop=stop)
         else:
             scorer = load_scorer(card or "", many=True)

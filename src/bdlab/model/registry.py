@@ -48,28 +48,14 @@ class Version(Title, frozen=True, kw_only=True):
     sha256: Sha256
 
 
-class Promoted(msgspec.Struct, frozen=True, kw_only=True):
-    """What was promoted last in a registry; None if nothing was."""
-
-    registry: str
-    version: Version | None
-
-
 class Packed(NamedTuple):
-    """A version that is to be added: its card, the bytes of that, the name of the file that scores, and its content."""
+    """A version to be added: its contract, its card, and the name and content of the file that scores."""
 
-    card: Card
+    version: Version
+    contract: Contract
     content: bytes
     file: str
     model: bytes
-
-    @property
-    def version(self) -> Version:
-        return Version(name=self.card.name, version=self.card.version, sha256=sha256_of(self.content))
-
-    @property
-    def contract(self) -> Contract:
-        return contract_of(self.card, self.card.title)
 
 
 def parse_title(text: str) -> Title:
@@ -85,8 +71,9 @@ def pack(path: str) -> Packed:
     file = _file_of(found.card, str(found.path))
     content = read_file(found.path).removeprefix(codecs.BOM_UTF8)
     model = read_verified(found.path.with_name(file), found.card.files[file].sha256, source=found.source)
-    _scorer(found.card, file, model, None, many=False)
-    return Packed(parse_card(content, found.path), content, file, model)
+    contract = _scorer(found.card, file, model).codec.contract
+    version = Version(name=found.card.name, version=found.card.version, sha256=sha256_of(content))
+    return Packed(version, contract, content, file, model)
 
 
 def _file_of(card: Card, source: str) -> str:
@@ -101,13 +88,16 @@ def _file_of(card: Card, source: str) -> str:
     )
 
 
-def _scorer(card: Card, file: str, content: bytes, running: EventCodec | None, *, many: bool) -> Scorer:
-    """Return the scorer of a checked file, after a prediction of the contract's example. Raises ModelError.
-
-    With `running` it has that codec, and its contract has to have the same fields."""
+def _scorer(card: Card, file: str, content: bytes, running: EventCodec | None = None, *, many: bool = False) -> Scorer:
+    """Return the scorer of a checked file, after a prediction of the contract's example; see `Registry.load`."""
     contract = contract_of(card, card.title)
-    if running is not None:
-        _same_fields(contract, running.contract)
+    if running and contract.number != running.contract.number:
+        raise ContractMismatch(
+            f"its contract is number {contract.number}, and number {running.contract.number} is served",
+            hint="Restart `serve`: then it takes the contract of what is promoted.",
+        )
+    if running:
+        check_fits(contract, running.contract)
     codec = running or codec_of(contract)
     entry = card.files[file]
     if entry.role == "skops":
@@ -122,15 +112,6 @@ def _scorer(card: Card, file: str, content: bytes, running: EventCodec | None, *
     scorer = build(msgspec.structs.replace(card, files={file: entry}), codec, file, content, many=many)
     scorer.score(msgspec.convert(example_of(codec.contract), codec.input))
     return scorer
-
-
-def _same_fields(contract: Contract, running: Contract) -> None:
-    if contract.number != running.number:
-        raise ContractMismatch(
-            f"its contract is number {contract.number}, and number {running.number} is served",
-            hint="Restart `serve`: then it takes the contract of what is promoted.",
-        )
-    check_fits(contract, running)
 
 
 class Registry:
@@ -155,18 +136,18 @@ class Registry:
 
         If it is not `known` to the database, raise InvalidInput if there is another one of its name and version; also
         if it cannot be written."""
-        card, name = packed.card, packed.card.name + SUFFIX
+        name, place = packed.version.name + SUFFIX, self._place(packed.version)
         contents = {packed.file: packed.model, name: packed.content}
-        before = {file: self._read(card, file) for file in contents}
+        before = {file: self._read(f"{place}/{file}") for file in contents}
         if before == contents:
             return False
         if not known and before[name] not in (None, packed.content):
-            raise other_bytes(card)
-        if remote.is_address(self.address):
+            raise other_bytes(packed.version)
+        if remote.is_address(place):
             for file, content in contents.items():
-                remote.write(f"{self._place(card)}/{file}", content)
+                remote.write(f"{place}/{file}", content)
         else:
-            write_files(Path(self._place(card)), contents)
+            write_files(Path(place), contents)
         return True
 
     def load(self, version: Version, *, running: EventCodec | None = None, many: bool = False) -> Scorer:
@@ -184,14 +165,12 @@ class Registry:
 
     def remember(self, version: Version | None) -> None:
         """Note in the cache what was promoted last; None if nothing was. Raises ModelError."""
-        self._keep(self._note, msgspec.json.encode(Promoted(registry=self.address, version=version)))
+        self._keep(self._note, msgspec.json.encode({self.address: version}))
 
     def remembered(self) -> Version | None:
         """Return what was promoted last, as far as this machine knows. Raises ModelNotFound if it knows nothing."""
-        with suppress(OSError, msgspec.DecodeError):
-            found = msgspec.json.decode(self._note.read_bytes(), type=Promoted)
-            if found.registry == self.address:
-                return found.version
+        with suppress(OSError, msgspec.DecodeError, KeyError):
+            return msgspec.json.decode(self._note.read_bytes(), type=dict[str, Version | None])[self.address]
         raise ModelNotFound(f"what was promoted last in {self.address} is not known here, without the database")
 
     @property
@@ -201,9 +180,8 @@ class Registry:
     def _place(self, title: Title) -> str:
         return f"{self.address.rstrip('/')}/{title.name}/{title.version}"
 
-    def _read(self, title: Title, file: str) -> bytes | None:
+    def _read(self, place: str) -> bytes | None:
         """Return a file's content; None if it is not there. Raises ModelError."""
-        place = f"{self._place(title)}/{file}"
         try:
             return remote.read(place) if remote.is_address(place) else Path(place).read_bytes()
         except FileNotFoundError:
@@ -217,7 +195,7 @@ class Registry:
         with suppress(OSError):
             if kept and sha256_of(content := kept.read_bytes()) == sha256:
                 return content
-        read = self._read(title, file)
+        read = self._read(f"{self._place(title)}/{file}")
         hint = f"Put it back at {self._place(title)}: `bdlab model add` with the card that was added does."
         if read is None:
             raise ModelNotFound(f"{file} of {title.title} is not in the registry {self.address}", hint=hint)
@@ -237,10 +215,9 @@ class Registry:
             file.parent.mkdir(parents=True, exist_ok=True)
             replace_file(file, content, mode=0o600)
         except OSError as error:
+            why = f"the models' cache {self._cache} cannot be written: {error.strerror}"
             hint = "Name a folder of this user alone: model.cache_dir (BDLAB_MODEL_CACHE_DIR)."
-            raise ModelError(
-                f"the models' cache {self._cache} cannot be written: {error.strerror}", hint=hint
-            ) from error
+            raise ModelError(why, hint=hint) from error
 
 
 def other_bytes(title: Title) -> InvalidInput:

@@ -221,6 +221,12 @@ class Session(Connecting):
             raise self._judge(error, self._login) from error
         self._denied_before = False
 
+    def ask(self, query: str, file: str, **values: Any) -> list[dict[str, Any]]:
+        """Return the rows that a query of `sql/<file>.sql` gives, by the names of their columns."""
+        with self.transaction() as cursor:
+            cursor.execute(queries(file)[query], values)
+            return rows_of(cursor)
+
     def _current(self) -> Connection:
         refused = self._refused
         wanted = self._credentials.database() if refused is None else self._replace(refused)

@@ -2,40 +2,28 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cache
+from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any
 
 from litestar import Litestar, Request, Response, get
 from litestar.config.cors import CORSConfig
-from litestar.handlers import HTTPRouteHandler
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp
 
 from bdlab.certificates import ends_at
 from bdlab.hosts import AllowedHosts
-from bdlab.serving import (
-    feedback_routes,
-    health_routes,
-    openapi,
-    predict_routes,
-    problems,
-    query_parameters,
-    stored_routes,
-)
+from bdlab.serving import feedback_routes, health_routes, openapi, predict_routes, problems, requests, stored_routes
 from bdlab.serving.access import NEED, Gate
 from bdlab.serving.entry import Entry
-from bdlab.serving.hosts import host_guard
 from bdlab.serving.in_progress import InProgress
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.protocols import Parts
 from bdlab.serving.publisher import DeliveryHealth
 from bdlab.serving.publishing import Intake, Publishing
-from bdlab.serving.requests import BodyReader
 from bdlab.serving.response_buffer import ResponseBuffer
 from bdlab.serving.responses import encode_json, json_response
-from bdlab.settings import HttpSettings
 
 _GRACE_S = 1.0
 _EXPIRIES_EVERY_S = 5.0
@@ -63,18 +51,16 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     giving = Publishing(parts.feedback, "feedback", parts, metrics, own_health)
     response_buffer = ResponseBuffer()
     gate = Gate(parts.keys, http, metrics.refused)
-    intake = Intake(parts, BodyReader(http.max_body_bytes), response_buffer, gate)
-
-    def write_log() -> None:
-        metrics.lost_lines(parts.flush_log())
+    intake = Intake(parts, requests.BodyReader(http.max_body_bytes), response_buffer, gate)
 
     bounded = (intake.bodies.deadlines, publishing.deadlines, giving.deadlines)
-    in_progress = InProgress(write_log, metrics.flush, *(each.expire for each in bounded))
+    expiring = [each.expire for each in bounded]
+    in_progress = InProgress(lambda: metrics.lost_lines(parts.flush_log()), metrics.flush, *expiring)
 
     async def before_request(request: Request[Any, Any, Any]) -> None:
         in_progress.refuse_new()
         await gate.admit(request.scope, request.route_handler.opt.get(NEED))
-        query_parameters.read(request)
+        requests.read_query(request)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -85,28 +71,32 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
         if on_shutdown is not None:
             on_shutdown()
 
-    spans: list[Callable[[Litestar], AbstractAsyncContextManager[None]]] = [lifespan]
-    cors = _cors(http)
+    cors = CORSConfig(
+        allow_origins=list(http.origins()),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Content-Type", "Idempotency-Key", "traceparent", "Authorization", "X-API-Key"],
+        expose_headers=["Link", "Retry-After", "RateLimit", "RateLimit-Policy", "WWW-Authenticate"],
+    )
     handlers = [
         *predict_routes.routes(parts, publishing, intake),
         *feedback_routes.routes(parts, giving, intake),
         *stored_routes.routes(parts, gate),
         *health_routes.routes(parts, metrics, delivery_health, gate),
-        _document(),
+        _openapi_json,
         openapi.assets,
     ]
     app = _App(
         route_handlers=handlers,
         openapi_config=openapi.config(parts.model.scorer.codec.contract),
-        cors_config=cors,
+        cors_config=cors if http.origins() else None,
         before_request=before_request,
         exception_handlers=problems.HANDLERS,
-        lifespan=spans,
+        lifespan=[lifespan],
         logging_config=None,
         debug=False,
     )
-    refusal = host_guard(AllowedHosts(http.allowed_hosts, bound=http.host))
-    return Entry(app, handlers, refusal, gate, cors is not None, in_progress, metrics, response_buffer)
+    allowed = AllowedHosts(http.allowed_hosts, bound=http.host)
+    return Entry(app, handlers, allowed, gate, bool(http.origins()), in_progress, metrics, response_buffer)
 
 
 async def _watch_expiries(parts: Parts, metrics: Metrics) -> None:
@@ -115,25 +105,11 @@ async def _watch_expiries(parts: Parts, metrics: Metrics) -> None:
         await asyncio.sleep(_EXPIRIES_EVERY_S)
 
 
-def _cors(http: HttpSettings) -> CORSConfig | None:
-    origins = http.origins()
-    if not origins:
-        return None
-    return CORSConfig(
-        allow_origins=list(origins),
-        allow_methods=["GET", "POST"],
-        allow_headers=["Content-Type", "Idempotency-Key", "traceparent", "Authorization", "X-API-Key"],
-        expose_headers=["Link", "Retry-After", "RateLimit", "RateLimit-Policy", "WWW-Authenticate"],
-    )
+@lru_cache(1)
+def _document(app: Litestar) -> bytes:
+    return encode_json(app.openapi_schema.to_schema())
 
 
-def _document() -> HTTPRouteHandler:
-    @cache
-    def document(app: Litestar) -> bytes:
-        return encode_json(app.openapi_schema.to_schema())
-
-    @get("/openapi.json", include_in_schema=False, sync_to_thread=False)
-    def openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
-        return json_response(document(request.app))
-
-    return openapi_json
+@get("/openapi.json", include_in_schema=False, sync_to_thread=False)
+def _openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
+    return json_response(_document(request.app))

@@ -37,24 +37,17 @@ class AsyncScorer:
     async def score(self, given: Input) -> Score:
         """Return the score. Raises ModelError."""
         if self.scorer.blocking:
-            return await self._score_queued(given)
+            future: asyncio.Future[Score] = asyncio.get_running_loop().create_future()
+            self._waiting.append((given, future))
+            if self._worker is None or self._worker.done():
+                self._worker = asyncio.create_task(self._score_waiting())
+            return await future
         characters = 0
         for column in self._texts:
             characters += len(getattr(given, column) or "")
         if characters > QUICK_CHARACTERS:
             return await self.in_thread(self.scorer.score, given)
         return self.scorer.score(given)
-
-    async def score_many(self, many: Sequence[Input]) -> list[Score]:
-        """Return the scores in order. Raises ModelError."""
-        return await self.in_thread(self.scorer.score_many, many)
-
-    async def _score_queued(self, given: Input) -> Score:
-        future: asyncio.Future[Score] = asyncio.get_running_loop().create_future()
-        self._waiting.append((given, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._score_waiting())
-        return await future
 
     async def _score_waiting(self) -> None:
         while self._waiting:
@@ -63,7 +56,7 @@ class AsyncScorer:
 
     async def _score_batch(self, batch: Sequence[tuple[Input, asyncio.Future[Score]]]) -> None:
         try:
-            scores = await self.score_many([given for given, _ in batch])
+            scores = await self.in_thread(self.scorer.score_many, [given for given, _ in batch])
         except Exception as error:  # noqa: BLE001 - raised in the task that waits for it
             if len(batch) > 1:  # one input may be the cause: the others are scored without it
                 for one in batch:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Send
 
+from bdlab.hosts import DEFAULT_PORTS, AllowedHosts, parse
 from bdlab.serving.access import NEED, Gate, Need, receive_credentials
 from bdlab.serving.in_progress import InProgress
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.openapi import DIRECT, Endpoint
 from bdlab.serving.problems import Problem, problem_of, send_problem
 from bdlab.serving.response_buffer import ResponseBuffer
+
+_OPEN = ("/health", "/health/live", "/health/ready", "/metrics")
+_REMEMBERED = 64
+"""Host headers of which the verdict is remembered; nearly all requests have the same few."""
 
 
 @dataclass
@@ -25,11 +31,12 @@ class Entry:
 
     Routes among `handlers` with a direct endpoint are answered by it, without the framework. What is special about a
     request (a query, another spelling of its path, with `cors` a web page of another origin) takes the way through the
-    framework, to the same endpoint. `refusal` returns why a request is refused by its host."""
+    framework, to the same endpoint. A request to a host that is not `allowed` is refused before anything else is done;
+    health checks and /metrics may name any host."""
 
     framework: ASGIApp
     handlers: Sequence[HTTPRouteHandler]
-    refusal: Callable[[Any], Problem | None]
+    allowed: AllowedHosts
     gate: Gate
     cors: bool
     in_progress: InProgress
@@ -37,6 +44,7 @@ class Entry:
     response_buffer: ResponseBuffer
 
     def __post_init__(self) -> None:
+        self._refusal = lru_cache(_REMEMBERED)(partial(_refusal, self.allowed))
         self._direct: dict[tuple[str, str], tuple[Endpoint, Need | None]] = {
             (method, path): (handler.opt[DIRECT], handler.opt.get(NEED))
             for handler in self.handlers
@@ -57,7 +65,8 @@ class Entry:
         self.in_progress.begin()
         status = 0
         try:
-            refusal = self.refusal(scope)
+            named = tuple(value for name, value in scope["headers"] if name == b"host")
+            refusal = self._refusal(named, scope["scheme"], scope["path"].rstrip("/") in _OPEN)
             if refusal is not None:
                 status = await send_problem(refusal, send)
             elif (found := self._find(scope)) is not None:
@@ -86,3 +95,25 @@ class Entry:
             return await send_problem(problem_of(error, scope), send)
         await self.response_buffer.send_json(body, send)
         return 200
+
+
+def _refusal(allowed: AllowedHosts, named: tuple[bytes, ...], scheme: str, any_host: bool) -> Problem | None:
+    if len(named) > 1:
+        return Problem("bad-host", "The request has more than one Host header.")
+    text = named[0].decode("latin-1") if named else ""
+    host = parse(text)
+    if text and host is None:
+        return Problem("bad-host", f"The Host header {text[:100]!r} is not a host name or an address.")
+    if any_host:
+        return None
+    if host is None:
+        return Problem("bad-host", "The request has no Host header.")
+    if host.port is None:
+        host = host._replace(port=DEFAULT_PORTS.get(scheme))
+    if host in allowed:
+        return None
+    return Problem(
+        "wrong-host",
+        f"The Host header is {text[:100]!r}, which is not in the setting http.allowed_hosts. If it is a name "
+        "of this server, its operator has to add it there.",
+    )

@@ -19,8 +19,7 @@ from bdlab.contract import Contract
 from bdlab.selection import schemas
 from bdlab.serving.access import NEED, Need
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
-from bdlab.serving.query_parameters import QUERY, NoQuery
-from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
+from bdlab.serving.requests import MAX_KEY_LENGTH, QUERY, SOURCE_HEADER, SOURCES, NoQuery
 
 _TEXTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("routes.toml").read_text("utf-8"))
 _ASSETS = Path(__file__).with_name("swagger_ui")

@@ -1,11 +1,16 @@
-"""The headers and the body of a request, read within bounds."""
+"""The query, the headers and the body of a request, read within bounds."""
 
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
+import msgspec
+from litestar import Request
+from litestar.enums import HttpMethod
 from litestar.types import Receive
 
 from bdlab.events import TRACEPARENT, Origin
+from bdlab.selection import InvalidParameter, decode
 from bdlab.serving.access import CALLER
 from bdlab.serving.in_progress import Deadlines
 from bdlab.serving.problems import Problem, invalid_parameter
@@ -21,6 +26,38 @@ _RARE = frozenset((b"content-encoding", b"idempotency-key", b"traceparent", b"bd
 SOURCE_HEADER = "Bdlab-Source"
 SOURCES = ("drill", "demo")
 """The values of SOURCE_HEADER, for requests that no user made."""
+
+
+QUERY = "query"
+"""The key of a route's `opt` with the struct of its parameters, which it gets as `request.state.query`."""
+
+
+class NoQuery(msgspec.Struct, frozen=True):
+    """The parameters of a route that takes none."""
+
+
+def read_query(request: Request[Any, Any, Any]) -> None:
+    """Decode the parameters of a request before its route is called. Raises Problem, 422, also for another parameter:
+    if a misspelt filter were ignored, the client would take the response for a filtered one."""
+    kind = request.route_handler.opt.get(QUERY, NoQuery)
+    text = request.scope["query_string"].decode("latin-1")
+    # Litestar answers OPTIONS by itself, without the route's `opt`.
+    if (not text and kind is NoQuery) or request.method == HttpMethod.OPTIONS:
+        return
+    known = kind.__struct_encode_fields__
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        if name not in known:
+            there_are = f"there are: {', '.join(known)}" if known else "there is none"
+            route = request.scope["path_template"]
+            raise invalid_parameter(name[:40], f"is no query parameter of {route}; {there_are}")
+        if name in values:
+            raise invalid_parameter(name, "stands more than once")
+        values[name] = value
+    try:
+        request.state.query = decode(values, kind)
+    except InvalidParameter as error:
+        raise invalid_parameter(error.name, error.why) from None
 
 
 class RequestHeaders(Origin, frozen=True, kw_only=True):
