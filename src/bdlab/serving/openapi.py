@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import tomllib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,21 +31,12 @@ Endpoint = Callable[[Any, Receive], Awaitable[bytes]]
 """Takes the scope and `receive` of a request; returns the JSON of its 200. Raises Problem or BdlabError."""
 
 
-def _parameter(name: str, place: str, about: str, *, required: bool = False, **schema: Any) -> spec.Parameter:
-    kind = spec.Schema(type=spec.OpenAPIType.STRING, **schema)
-    return spec.Parameter(name=name, param_in=place, schema=kind, description=about, required=required)
-
-
-PREDICTION_ID = _parameter(
-    "prediction_id", "path", "The id in the response of /predict.", required=True, format=spec.OpenAPIFormat.UUID
-)
-
 _PROBLEM = spec.Reference(ref=f"#/components/schemas/{ProblemDetails.__name__}")
 _RETRY_AFTER = spec.OpenAPIHeader(
     schema=spec.Schema(type=spec.OpenAPIType.INTEGER, minimum=1), description="Seconds to wait; only with a problem."
 )
 _BOUNDS: dict[str, Any] = {
-    "Idempotency-Key": {"min_length": 1, "max_length": MAX_KEY_LENGTH},
+    "Idempotency-Key": {"minLength": 1, "maxLength": MAX_KEY_LENGTH},
     SOURCE_HEADER: {"enum": SOURCES},
 }
 _SCHEMES = {name: spec.SecurityScheme(**one) for name, one in _TEXTS["schemes"].items()}
@@ -55,23 +46,24 @@ def describe(
     path: str,
     *,
     body: Any = None,
-    parameters: Sequence[spec.Parameter] = (),
     query: type[msgspec.Struct] = NoQuery,
     state: type[msgspec.Struct] | None = None,
     need: Need | None = None,
     direct: Endpoint | None = None,
     contract: Contract | None = None,
 ) -> dict[str, Any]:
-    """Return the keyword arguments of a route with these parameters, and its documentation from routes.toml.
+    """Return the keyword arguments of a route with the parameters in `query`, and its documentation from routes.toml.
 
     A status route has its answer, `state`, also with 503. `need` is the key that it needs, and `direct` answers without
     the framework. `contract` has the words of a route that publishes."""
     texts = dict(_TEXTS[path])
-    if contract:
-        parameters = [
-            _parameter(name, "header", _worded(about, contract), **_BOUNDS.get(name, {}))
-            for name, about in _TEXTS["headers"].items()
-        ]
+    # A JSON schema goes into the document as it is.
+    parameters: list[Any] = [spec.Parameter(**one) for one in texts.pop("parameters", ())]
+    for name, about in _TEXTS["headers"].items() if contract else ():
+        shape: Any = {"type": "string", **_BOUNDS.get(name, {})}
+        parameters.append(spec.Parameter(name, "header", shape, description=_worded(about, contract)))
+    for name, shape in schemas(query).items():
+        parameters.append(spec.Parameter(name, "query", shape, description=shape.get("description")))
     link = texts.pop("link", "")
     own = texts.pop("problems", {}) | (_TEXTS["predicting"] if contract else {})
     responses = {
@@ -83,12 +75,7 @@ def describe(
     @dataclass
     class Described(spec.Operation):
         def __post_init__(self) -> None:
-            found: list[spec.Parameter | spec.Reference] = [*parameters]
-            for name, schema in schemas(query).items():
-                # A JSON schema goes into the document as it is.
-                shape, text = cast("Any", schema), schema.get("description")
-                found.append(spec.Parameter(name=name, param_in="query", schema=shape, description=text))
-            self.parameters = found or None
+            self.parameters = parameters or None
             if body:
                 content = {"application/json": spec.OpenAPIMediaType(schema=body)}
                 self.request_body = spec.RequestBody(content=content, required=True)
@@ -130,9 +117,6 @@ def _response(answer: Any, description: str, media_type: str = MediaType.JSON) -
 class SwaggerUi(OpenAPIRenderPlugin):
     """The page at /docs: Swagger UI with `assets`, so that a browser loads nothing from another host."""
 
-    def __init__(self) -> None:
-        super().__init__(path=["/", "/swagger"])
-
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
         return (_ASSETS / "index.html").read_bytes()
 
@@ -159,5 +143,5 @@ def config(contract: Contract) -> OpenAPIConfig:
         path="/docs",
         components=spec.Components(security_schemes=dict(_SCHEMES)),
         use_handler_docstrings=True,
-        render_plugins=[SwaggerUi()],
+        render_plugins=[SwaggerUi(path=["/", "/swagger"])],
     )

@@ -17,7 +17,7 @@ from litestar.params import Parameter
 from bdlab.errors import DatabaseUnavailable
 from bdlab.selection import InvalidParameter, PageCursor, Parameters, Selection
 from bdlab.serving.access import Gate
-from bdlab.serving.openapi import PREDICTION_ID, describe
+from bdlab.serving.openapi import describe
 from bdlab.serving.problems import Problem, invalid_parameter
 from bdlab.serving.protocols import Parts
 from bdlab.serving.responses import encode_json, json_response
@@ -65,7 +65,7 @@ def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
         again = urlencode({**request.query_params.dict(), "cursor": after.encode()}, doseq=True)
         return json_response(body, headers={"Link": f'<{request.url.path}?{again}>; rel="next"'})
 
-    @get(**describe("/predictions/{prediction_id:str}", parameters=[PREDICTION_ID], need=need))
+    @get(**describe("/predictions/{prediction_id:str}", need=need))
     async def one(prediction_id: Annotated[str, Parameter()]) -> Response[dict[str, Any]]:
         """A prediction that was acknowledged a moment ago may not be stored yet."""
         if not _ID.fullmatch(prediction_id):
