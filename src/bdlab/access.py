@@ -15,11 +15,9 @@ from bdlab.hosts import is_this_machine
 from bdlab.settings import HttpSettings
 
 Scope = Literal["predict", "feedback", "read", "metrics", "replay", "promote"]
-#: What a key may be for.
-SCOPES: tuple[Scope, ...] = get_args(Scope)
+SCOPES: tuple[Scope, ...] = get_args(Scope)  # what a key may be for
 
 _NAME = "[a-z][a-z0-9-]{0,39}"
-#: The name of a key, as a whole.
 NAME_FORM = re.compile(_NAME)
 #: A whole key, for `fullmatch`. A name has no underscore, so there is one way to split it.
 KEY_FORM = re.compile(f"bdlab_(?P<name>{_NAME})_(?P<secret>[A-Za-z0-9_-]{{43}})")

@@ -58,21 +58,19 @@ class AllowedHosts:
         """Parse the entries of `listed`, separated by commas. Raises SettingsInvalid if one is no host."""
         entries = [entry.strip() for entry in listed.split(",") if entry.strip()]
         self.listed, self._any = bool(entries), ANY in entries
-        self._hosts = {_entry(entry) for entry in entries or LOOPBACK if entry != ANY}
+        self._hosts = set()
+        for entry in entries or LOOPBACK:
+            if host := parse(entry):
+                self._hosts.add(host)
+            elif entry != ANY:
+                raise SettingsInvalid(
+                    f"setting http.allowed_hosts: {entry!r} is neither a host name nor an address",
+                    hint="Write names and addresses with commas, each with or without :port, IPv6 in brackets, "
+                    "other letters than ASCII as xn--...: app.example.org,10.0.0.5:8000,[fd00::5]",
+                )
         own = parse(f"[{bound}]" if ":" in bound else bound)
         if own and not entries:
             self._hosts.add(own)
 
     def __contains__(self, host: Host | None) -> bool:
         return host is not None and (self._any or not self._hosts.isdisjoint((host, Host(host.name, None))))
-
-
-def _entry(text: str) -> Host:
-    found = parse(text)
-    if not found:
-        raise SettingsInvalid(
-            f"setting http.allowed_hosts: {text!r} is neither a host name nor an address",
-            hint="Write names and addresses with commas, each with or without :port, IPv6 in brackets, "
-            "other letters than ASCII as xn--...: app.example.org,10.0.0.5:8000,[fd00::5]",
-        )
-    return found

@@ -109,7 +109,7 @@ def test_the_document_says_what_is_enforced(api: httpx.Client) -> None:
     key, _, source = paths["/predict"]["post"]["parameters"]
     assert source["schema"]["enum"] == ["drill", "demo"]
     assert (key["schema"]["minLength"], key["schema"]["maxLength"]) == (1, 255)
-    limit, source = paths["/predictions"]["get"]["parameters"]
+    limit, source, *_ = paths["/predictions"]["get"]["parameters"]
     assert source["schema"]["enum"] == ["all", "demo", "drill", "predict", "real", "serve"]
     assert source["schema"]["default"] == "real"
     assert (limit["name"], limit["in"], limit["required"]) == ("limit", "query", False)

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -40,7 +40,7 @@ _COMPARE_EVERY_S = 2.0
 
 _GC_THRESHOLD = 10_000  # new objects until the next collection, which looks at all requests in progress: no garbage
 
-#: malloc.h: the size from which a block is mapped by itself, and the number of arenas for threads.
+# malloc.h: the size from which a block is mapped by itself, and the number of arenas for threads.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
@@ -74,15 +74,12 @@ class Api:
             self.spans = tracing.start(SERVICE, os.environ, topic=before.kafka.topic)
             if self.spans:
                 opening.callback(self.spans.close)
-            self.vault = daemon_session(self._layers, SERVICE)
-            opening.callback(self.vault.close)
+            self.vault = opening.enter_context(closing(daemon_session(self._layers, SERVICE)))
             self.vault.open(before.startup_timeout_s)
             self.settings = self.vault.settings()
             # Shorter than the time-out of /health, and short enough for a stop to wait for.
-            self.admin = Admin(self.vault, client_id="bdlab-serve", timeout_s=2.0)
-            opening.callback(self.admin.close)
-            self.reader = Reader(self.vault)
-            opening.callback(self.reader.close)
+            self.admin = opening.enter_context(closing(Admin(self.vault, client_id="bdlab-serve", timeout_s=2.0)))
+            self.reader = opening.enter_context(closing(Reader(self.vault)))
             if follows:
                 self._follow(before)
             self.producer = Producer(self.vault, client_id="bdlab-serve", source="/bdlab/serve")
@@ -90,9 +87,8 @@ class Api:
                 self.producer.publish = self.spans.sending(self.producer.publish)  # type: ignore[method-assign]
             opening.callback(self.producer.close)
             self.producer.open()
-            topic = FeedbackTopic(self.vault)
-            self.feedback = Producer(topic, client_id="bdlab-serve-feedback", source="/bdlab/serve")
-            opening.callback(self.feedback.close)
+            feedback = Producer(FeedbackTopic(self.vault), client_id="bdlab-serve-feedback", source="/bdlab/serve")
+            self.feedback = opening.enter_context(closing(feedback))
             self.feedback.open()
             stop = threading.Event()
             opening.callback(stop.set)

@@ -32,7 +32,7 @@ from bdlab_cli.wiring import uvicorn_protocol
 from bdlab_cli.wiring.api import SERVICE, Api, make_worker
 from bdlab_cli.wiring.session import daemon_session
 from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
-from bdlab_cli.wiring.uvicorn_protocol import MAX_CONNECTIONS, Bounds, max_connections
+from bdlab_cli.wiring.uvicorn_protocol import MAX_CONNECTIONS, BoundedProtocol, Bounds, max_connections
 
 log = structlog.get_logger()
 
@@ -202,7 +202,7 @@ class Config(uvicorn.Config):
     tls: ssl.SSLContext
 
     def __init__(self, app: Any, *, max_connections: int = MAX_CONNECTIONS, **options: Any) -> None:
-        super().__init__(app, http=uvicorn_protocol.BoundedProtocol, ws="none", **options)
+        super().__init__(app, http=BoundedProtocol, ws="none", **options)
         self.bounds = Bounds(max_connections)
 
     def load(self) -> None:
@@ -224,7 +224,7 @@ class _Handshake(asyncio.Protocol):
     def __init__(self, config: Config, server_state: ServerState, **more: Any) -> None:
         self._bounds, self._context = config.bounds, config.tls
         self._connections: set[Any] = server_state.connections
-        self._make = partial(uvicorn_protocol.BoundedProtocol, config, server_state=server_state, **more)
+        self._make = partial(BoundedProtocol, config, server_state=server_state, **more)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # The loop reads from a transport as soon as this returns; a duplicate of its socket loses nothing.

@@ -36,9 +36,7 @@ from bdlab.model.scorer import (
 from bdlab.services import BDLAB
 from bdlab.settings import Settings
 
-FORMATS = ("terms", "onnx", "skops")
-"""The roles of files that it takes; of several in a card the first."""
-
+FORMATS = ("terms", "onnx", "skops")  # the roles of files that it takes; of several in a card the first
 _TYPES: tuple[str, ...] = tuple(tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["types"])
 
 
@@ -61,8 +59,7 @@ class Packed(NamedTuple):
 def parse_title(text: str) -> Title:
     """Return the name and version in NAME@VERSION. Raises InvalidInput."""
     name, _, version = text.rpartition("@")
-    check_title(name, version)
-    return Title(name=name, version=version)
+    return check_title(name, version)
 
 
 def pack(path: str) -> Packed:

@@ -109,10 +109,10 @@ def contract_of(card: Card, path: Path | str) -> Contract:
         raise ContractInvalid(f"the model card {path}: {error.message}", hint=error.hint) from error
 
 
-def check_title(name: str, version: str) -> None:
-    """Raise InvalidInput if a model cannot have this name or version."""
+def check_title(name: str, version: str) -> Title:
+    """Return the title. Raises InvalidInput if a model cannot have this name or version."""
     try:
-        msgspec.convert({"name": name, "version": version}, Title)
+        return msgspec.convert({"name": name, "version": version}, Title)
     except msgspec.ValidationError as error:
         hint = "Each has letters, digits, '_', '.' and '-', and does not begin with the last two."
         why = f"the name {name!r} or the version {version!r} of a model is not valid"

@@ -16,8 +16,7 @@ from bdlab.serving.problems import REFUSALS, Problem
 from bdlab.settings import HttpSettings
 
 MAX_CREDENTIAL_BYTES = 8 << 10
-Need = tuple[str, bool]
-"""The scope of a route, and whether a request without a key is refused."""
+Need = tuple[str, bool]  # the scope of a route, and whether a request without a key is refused
 NEED, CALLER = "need", "bdlab.caller"
 """The keys of a Need in a route's `opt`, without which it is open, and of the Caller in an admitted request's scope."""
 

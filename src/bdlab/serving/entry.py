@@ -21,8 +21,7 @@ from bdlab.serving.problems import Problem, problem_of, send_problem
 from bdlab.serving.response_buffer import ResponseBuffer
 
 _OPEN = ("/health", "/health/live", "/health/ready", "/metrics")
-_REMEMBERED = 64
-"""Host headers of which the verdict is remembered; nearly all requests have the same few."""
+_REMEMBERED = 64  # Host headers of which the verdict is remembered; nearly all requests have the same few
 
 
 @dataclass

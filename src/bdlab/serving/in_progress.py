@@ -9,8 +9,7 @@ from typing import Any, cast
 
 from bdlab.serving.problems import Problem
 
-TICK_S = 0.05
-"""How often, in seconds, what gathers while requests are in progress is done for all of them."""
+TICK_S = 0.05  # how often what gathers while requests are in progress is done for all of them
 
 
 class InProgress:

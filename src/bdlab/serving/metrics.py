@@ -16,12 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from bdlab import __version__
 from bdlab.serving.problems import REFUSALS
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
-"""Without the charset, which Litestar adds to every text."""
-
-MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable with the folder that the workers share; it is read when this module is imported."""
-
+CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")  # which Litestar adds to every text
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -57,7 +52,7 @@ class _BatchHistogram(Histogram):
 class Metrics:
     def __init__(self, model: str) -> None:
         self._registry = CollectorRegistry()
-        self._folder = os.environ.get(MULTIPROCESS_DIR, "")
+        self._folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")  # that the workers share
         kinds: dict[str, Any] = {
             "counter": Counter,
             "gauge": Gauge,

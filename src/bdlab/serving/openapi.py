@@ -24,9 +24,7 @@ from bdlab.serving.requests import MAX_KEY_LENGTH, QUERY, SOURCE_HEADER, SOURCES
 _TEXTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("routes.toml").read_text("utf-8"))
 _ASSETS = Path(__file__).with_name("swagger_ui")
 
-DIRECT = "direct"
-"""The key of a route's `opt` with its direct endpoint."""
-
+DIRECT = "direct"  # the key of a route's `opt` with its direct endpoint
 Endpoint = Callable[[Any, Receive], Awaitable[bytes]]
 """Takes the scope and `receive` of a request; returns the JSON of its 200. Raises Problem or BdlabError."""
 

@@ -9,8 +9,7 @@ from typing import Protocol
 from bdlab.errors import BrokerError
 from bdlab.events import UNKNOWN, Event, Origin, Position
 
-#: Seconds between two looks for acknowledgements while some are awaited, and while none is.
-_BUSY_S, _IDLE_S = 0.001, 0.05
+_BUSY_S, _IDLE_S = 0.001, 0.05  # between two looks for acknowledgements while some are awaited, and while none is
 
 #: Seconds beyond the delivery time-out for which a failure counts. A server that gets no requests because
 #: it is not ready has to become ready again by itself.

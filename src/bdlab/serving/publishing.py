@@ -32,10 +32,8 @@ from bdlab.serving.responses import BatchItem, encode_json, json_response
 
 log = structlog.get_logger()
 
-#: Seconds beyond the delivery time-out, which the publisher keeps by itself, until a client gets an error.
-_GRACE_S = 5.0
-#: Events of a batch that are published before the event loop serves other requests.
-PUBLISH_CHUNK = 50
+_GRACE_S = 5.0  # beyond the delivery time-out, which the publisher keeps by itself, until a client gets an error
+_PUBLISH_CHUNK = 50  # events of a batch that are published before the event loop serves other requests
 
 
 class Publishing:
@@ -81,7 +79,7 @@ class Publishing:
         publishing: list[asyncio.Task[None]] = []
         for event in events:
             publishing.append(asyncio.create_task(self._publish(event, headers)))
-            if len(publishing) % PUBLISH_CHUNK == 0:
+            if len(publishing) % _PUBLISH_CHUNK == 0:
                 await asyncio.sleep(0)
         found = await asyncio.gather(*publishing, return_exceptions=True)
         if not any(found):
@@ -115,9 +113,8 @@ class Publishing:
             self._metrics.missed(self._kind, "not_acknowledged")
             why = f"the broker did not acknowledge the event within {self.deadlines.limit_s:g} s"
             self._delivery_health.failed(why)
-            raise NotAcknowledged(
-                why, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
-            ) from None
+            hint = "Retry with the same Idempotency-Key: the event may or may not be on the topic."
+            raise NotAcknowledged(why, hint=hint) from None
         except BrokerError as error:
             self._metrics.missed(self._kind, "not_acknowledged")
             if not isinstance(error, EventTooLarge):

@@ -15,21 +15,14 @@ from bdlab.serving.access import CALLER
 from bdlab.serving.in_progress import Deadlines
 from bdlab.serving.problems import Problem, invalid_parameter
 
-MAX_KEY_LENGTH = 255
-"""The most characters of an Idempotency-Key."""
-
-BODY_TIMEOUT_S = 30.0
-"""The longest that a client may take to send its body."""
-
+MAX_KEY_LENGTH = 255  # the most characters of an Idempotency-Key
+BODY_TIMEOUT_S = 30.0  # the longest that a client may take to send its body
 _RARE = frozenset((b"content-encoding", b"idempotency-key", b"traceparent", b"bdlab-source"))
 
 SOURCE_HEADER = "Bdlab-Source"
-SOURCES = ("drill", "demo")
-"""The values of SOURCE_HEADER, for requests that no user made."""
+SOURCES = ("drill", "demo")  # its values, for requests that no user made
 
-
-QUERY = "query"
-"""The key of a route's `opt` with the struct of its parameters, which it gets as `request.state.query`."""
+QUERY = "query"  # the key of a route's `opt` with the struct of its parameters: its `request.state.query`
 
 
 class NoQuery(msgspec.Struct, frozen=True):

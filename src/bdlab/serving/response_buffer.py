@@ -9,8 +9,7 @@ from litestar.types import ASGIApp, Receive, Send
 from bdlab.serving.problems import Problem, send_problem
 from bdlab.serving.responses import json_messages
 
-MAX_BYTES = 32 << 20
-"""The most that all larger responses of this process may hold together."""
+MAX_BYTES = 32 << 20  # the most that all larger responses of this process may hold together
 SMALL_BYTES = 16 << 10
 """A response of up to this size is not counted. A larger one is sent in pieces of this size: the HTTP server
 takes the next piece when the client has read."""

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -16,8 +17,7 @@ from bdlab.serving.batching import AsyncScorer
 log = structlog.get_logger()
 
 _SWITCH_S = 0.001  # while a model is loaded: how long its thread keeps the others, which answer, waiting
-_AGAIN_S = 60.0
-"""When a version that was refused is tried again: its registry may have been away, or mended."""
+_AGAIN_S = 60.0  # when a version that was refused is tried again: its registry may have been away, or mended
 
 
 class Running:
@@ -58,10 +58,8 @@ class Promotions:
         try:
             self.model = Running(self._load(version))
         except ModelError as error:
-            try:
+            with suppress(ModelNotFound):
                 before = self._registry.remembered()
-            except ModelNotFound:
-                raise error from None
             if before == version:
                 raise
             self.model = Running(self._load(before))

@@ -6,13 +6,12 @@ import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
 
 from bdlab.errors import DatabaseUnavailable
 from bdlab.selection import InvalidParameter, PageCursor, Parameters, Selection
@@ -23,10 +22,8 @@ from bdlab.serving.protocols import Parts
 from bdlab.serving.responses import encode_json, json_response
 
 QUERY_TIMEOUT_S = 15.0
-#: The queries share one connection, so that more of them would only wait.
-CONCURRENT_QUERIES = 4
-
-#: RFC 9562, section 4. `UUID()` also takes other notations.
+CONCURRENT_QUERIES = 4  # they share one connection, so that more of them would only wait
+# RFC 9562, section 4. `UUID()` also takes other notations.
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 T = TypeVar("T")
@@ -66,14 +63,13 @@ def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
         return json_response(body, headers={"Link": f'<{request.url.path}?{again}>; rel="next"'})
 
     @get(**describe("/predictions/{prediction_id:str}", need=need))
-    async def one(prediction_id: Annotated[str, Parameter()]) -> Response[dict[str, Any]]:
+    async def one(prediction_id: str) -> Response[dict[str, Any]]:
         """A prediction that was acknowledged a moment ago may not be stored yet."""
         if not _ID.fullmatch(prediction_id):
             raise invalid_parameter("id", f"has to be a UUID, and is {prediction_id[:80]!r}")
-        wanted = UUID(prediction_id)
-        row = await run(parts.stored.get, wanted)
+        row = await run(parts.stored.get, UUID(prediction_id))
         if row is None:
-            why = f"{wanted} is not stored. If it is new, the consumer may store it in a moment."
+            why = f"{UUID(prediction_id)} is not stored. If it is new, the consumer may store it in a moment."
             raise Problem("no-such-prediction", why)
         return json_response(row)
 
