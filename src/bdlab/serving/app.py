@@ -55,7 +55,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
 
     bounded = (intake.bodies.deadlines, publishing.deadlines, giving.deadlines)
     expiring = [each.expire for each in bounded]
-    in_progress = InProgress(lambda: metrics.lost_lines(parts.flush_log()), metrics.flush, *expiring)
+    in_progress = InProgress(lambda: metrics.of["lost_lines"].inc(parts.flush_log()), metrics.flush, *expiring)
 
     async def before_request(request: Request[Any, Any, Any]) -> None:
         in_progress.refuse_new()
@@ -101,7 +101,8 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
 
 async def _watch_expiries(parts: Parts, metrics: Metrics) -> None:
     while True:
-        metrics.expiries(parts.vault.expiries() | ends_at(parts.settings.http.tls_cert_file))
+        for credential, moment in (parts.vault.expiries() | ends_at(parts.settings.http.tls_cert_file)).items():
+            metrics.of["expiries"].labels(credential).set(moment)
         await asyncio.sleep(_EXPIRIES_EVERY_S)
 
 

@@ -3,7 +3,6 @@
 import os
 import tomllib
 from bisect import bisect_left
-from collections.abc import Mapping
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -108,15 +107,6 @@ class Metrics:
                 self.of["info"].labels(__version__, name).set(value)
         self._model = model
 
-    def lost_lines(self, count: int) -> None:
-        """Count log lines that could not be written."""
-        self.of["lost_lines"].inc(count)
-
-    def expiries(self, ends_at: Mapping[str, float]) -> None:
-        """Set when each credential ends, in seconds since 1970."""
-        for credential, moment in ends_at.items():
-            self.of["expiries"].labels(credential).set(moment)
-
     def flush(self) -> None:
         """Add what was counted to the metrics, which takes longer than counting: workers share them in files.
 
@@ -141,17 +131,12 @@ class Metrics:
         """Return the metrics of this process, or of all workers together, in the Prometheus text format."""
         if not self._folder:
             return generate_latest(self._registry)
-        _forget_dead_workers(Path(self._folder))
+        for file in Path(self._folder).glob("gauge_live*_*.db"):
+            pid = int(file.stem.rpartition("_")[2])
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:  # it was killed, and could not remove its live gauges itself
+                mark_process_dead(pid, self._folder)  # type: ignore[no-untyped-call]
         together = CollectorRegistry()
         MultiProcessCollector(together, path=self._folder)  # type: ignore[no-untyped-call]
         return generate_latest(together)
-
-
-def _forget_dead_workers(folder: Path) -> None:
-    """Remove the live gauges of workers that were killed and could not do it themselves."""
-    for file in folder.glob("gauge_live*_*.db"):
-        pid = int(file.stem.rpartition("_")[2])
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
