@@ -6,12 +6,13 @@ import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import Parameter
 
 from bdlab.errors import DatabaseUnavailable
 from bdlab.selection import InvalidParameter, PageCursor, Parameters, Selection
@@ -63,7 +64,7 @@ def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
         return json_response(body, headers={"Link": f'<{request.url.path}?{again}>; rel="next"'})
 
     @get(**describe("/predictions/{prediction_id:str}", need=need))
-    async def one(prediction_id: str) -> Response[dict[str, Any]]:
+    async def one(prediction_id: Annotated[str, Parameter()]) -> Response[dict[str, Any]]:
         """A prediction that was acknowledged a moment ago may not be stored yet."""
         if not _ID.fullmatch(prediction_id):
             raise invalid_parameter("id", f"has to be a UUID, and is {prediction_id[:80]!r}")
