@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bdlab import comparison, quality, rescoring, verification
+from bdlab import quality, rescoring, verification
 from bdlab.deadletters import State
 from bdlab.events import Position, Term
 from bdlab.export import ExportReport
@@ -215,7 +215,7 @@ class ModelLife(Struct):
 
     model: str
     rescored: rescoring.RescoredReport
-    comparison: comparison.Comparison
+    comparison: quality.Comparison
     quality: quality.Report
 
 
@@ -312,7 +312,7 @@ RESULTS = {
     "model promote": Printed(Change),
     "model rollback": Printed(Change),
     "train": Printed(Card),
-    "compare": Printed(comparison.Comparison),
+    "compare": Printed(quality.Comparison),
     "quality": Printed(quality.Report),
 }
 

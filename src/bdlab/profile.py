@@ -97,9 +97,6 @@ def distribution_of(field: Field, found: Sequence[Any]) -> Distribution:
     return msgspec.structs.replace(empty, shares=tuple(full), nulls=nulls)
 
 
-_KNOWN = Field(name="known_terms", column="known_terms", kind="number")
-
-
 def profile_of(
     fields: Iterable[Field], columns: Mapping[str, Sequence[Any]], known_terms: Sequence[float | None] = ()
 ) -> Profile:
@@ -111,7 +108,7 @@ def profile_of(
     return Profile(
         rows=max(map(len, there.values())),
         fields={field.name: distribution_of(field, values) for field, values in there.items()},
-        known_terms=distribution_of(_KNOWN, known) if known else None,
+        known_terms=distribution_of(Field(name="", column="", kind="number"), known) if known else None,
     )
 
 

@@ -16,7 +16,6 @@ from psycopg2 import sql
 from uuid_utils.compat import uuid7
 
 from bdlab import quality
-from bdlab.comparison import Comparison
 from bdlab.contract import parse_contract, review_contract
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.model.scorer import Card, File
@@ -128,7 +127,7 @@ class World:
             what = asked(None, None, more.pop("source", "real"), model=model, rescored=rescored)
             return judge(reader, Settings(), what, **more)
 
-    def compare(self, **more: Any) -> Comparison:
+    def compare(self, **more: Any) -> quality.Comparison:
         with QualityReader(self.database.credentials("reader")) as reader:
             return compare(reader, ("m@1", "m@2"), asked(None, None, "real"), **more)
 

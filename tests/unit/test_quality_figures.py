@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from bdlab import quality
-from bdlab.comparison import interval
 from bdlab.contract import Field, review_contract
 from bdlab.errors import InvalidInput
 from bdlab.model.scorer import Card, read_card
@@ -78,10 +77,10 @@ def test_the_interval_holds_the_true_difference_about_as_often_as_it_says() -> N
     for _ in range(120):
         # B is right where A is wrong in 30 %, and the reverse in 20 %: the difference is -0.1.
         found = [chance.choices([-1.0, 1.0, 0.0], [0.3, 0.2, 0.5])[0] for _ in range(100)]
-        low, high = interval(found, [1] * 100)
+        low, high = quality.interval(found, [1] * 100)
         held += low <= -0.1 <= high
     assert 0.88 <= held / 120 <= 0.99
-    assert interval([1.0, 2.0], [1, 2]) == (1.0, 1.0)
+    assert quality.interval([1.0, 2.0], [1, 2]) == (1.0, 1.0)
 
 
 def test_the_gauges_are_those_of_the_page_and_replace_the_file(tmp_path: Path) -> None:

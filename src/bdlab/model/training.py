@@ -105,12 +105,7 @@ def train(
     grouped = (stored.contract.group or "the text") if stored else ""
     method = _METHOD.format(", of stored ones by ".join(filter(None, ("ProductId" if csv else "", grouped))))
     validation = {"method": method, **_validate(fits, folds, stars, predicted["sentiment"])}
-    profile = _profile(
-        corpus.sample,
-        CompiledScorer(table, codec_of(review_contract()), name=name, sha256=""),
-        stars,
-        predicted["sentiment"],
-    )
+    scorer = CompiledScorer(table, codec_of(review_contract()), name=name, sha256="")
     contents = {f"{name}.terms.json.gz": terms.encode(table), f"{name}.joblib": _dump(build_pipelines(table, chosen))}
     card = Card(
         name=name,
@@ -129,7 +124,7 @@ def train(
             "stars": {str(stars): int((corpus.stars == stars).sum()) for stars in STARS},
         },
         validation=validation,
-        profile=profile,
+        profile=_profile(corpus.sample, scorer, stars, predicted["sentiment"]),
         training={"seed": _SEED, **msgspec.to_builtins(chosen)},
         unused_columns=_UNUSED,
         libraries={"python": platform.python_version(), **{lib: version_of(lib) for lib in _LIBRARIES}},
@@ -155,14 +150,14 @@ def _sha256(file: Path) -> str:
 def _profile(sample: Mapping[int, Example], scorer: CompiledScorer, stars: Floats, positive: Floats) -> Profile:
     """Return the profile of reviews: of the fields that the model reads, and of what was predicted before a model had
     seen the review."""
-    places, contract = [*sample], scorer.codec.contract
-    reviews = {name: [getattr(sample[place], name) for place in places] for name in ("summary", "text")}
-    given = [
-        scorer.codec.input(**dict(zip(reviews, texts, strict=True))) for texts in zip(*reviews.values(), strict=True)
-    ]
-    sentiments = [SENTIMENTS[int(share >= 0.5)] for share in positive[places]]
-    predicted = {"prediction": stars[places].tolist(), "sentiment": sentiments}
-    return profile_of(contract, reviews | predicted, [score.known_terms for score in scorer.score_many(given)])
+    given = [scorer.codec.input(summary=each.summary, text=each.text) for each in sample.values()]
+    columns = {
+        "summary": [each.summary for each in sample.values()],
+        "text": [each.text for each in sample.values()],
+        "prediction": stars[[*sample]].tolist(),
+        "sentiment": [SENTIMENTS[int(share >= 0.5)] for share in positive[[*sample]]],
+    }
+    return profile_of(scorer.codec.contract, columns, [score.known_terms for score in scorer.score_many(given)])
 
 
 def _part(progress: Progress, what: str, begin: float, end: float) -> Share:

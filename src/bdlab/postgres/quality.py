@@ -1,22 +1,16 @@
 """The figures of quality and of comparisons: sums over the view `quality` that the database makes, of any contract."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from psycopg2 import sql
-
-from bdlab.contract import Contract, Field
-from bdlab.contract.fields import CONFIDENCE, PREDICTION, PROBABILITIES
+from bdlab.contract import Contract
+from bdlab.contract.fields import PREDICTION, PROBABILITIES
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.session import queries, rows_of
-from bdlab.profile import NULL, Distribution
-from bdlab.quality import confident
+from bdlab.profile import NULL
+from bdlab.quality import Bins, Cells, confident
 
-Bins = Sequence[tuple[Field, Distribution]]
-"""Fields, each with the bins that its values are counted in."""
-
-_BLOCKS, _SLICE_BLOCKS = 2000, 500
 _MOST_TEXT = 10_000
 _FETCHED = 200
 _NUMBERS = ("number", "integer")
@@ -30,138 +24,113 @@ def asked(since: datetime | None, until: datetime | None, source: str, **more: A
 class QualityReader(Reader):
     """Reads the view `quality`; each query has a snapshot of its own."""
 
-    def select(self, query: str, values: Mapping[str, Any], **parts: sql.Composable) -> list[dict[str, Any]]:
+    def select(self, query: str, values: Mapping[str, Any], **parts: str) -> list[dict[str, Any]]:
         """Return the rows of a query of `quality.sql`, by the names of their columns."""
         with self._cursor() as cursor:
-            literals = {name: sql.Literal(value) for name, value in values.items()}
-            cursor.execute(sql.SQL(queries("quality")[query]).format(**parts, **literals))
+            cursor.execute(queries("quality")[query].format(**parts), values)
             return rows_of(cursor)
 
-    def sample(self, contract: Contract, values: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
-        """Return inputs of a version, by their columns; the same ones if asked again."""
-        return self.select("sample", {**values, "limit": limit}, columns=_inputs(contract, "{0.column}"))
+    def sample(self, contract: Contract, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return 2,000 inputs of a version, by their columns; the same ones if asked again."""
+        return self.select("sample", values, columns=_inputs(contract, "{0.column}"))
 
     def labelled(self, contract: Contract, values: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         """Yield the inputs of any version whose right prediction is known, in one snapshot, the oldest first: how many
         they are, when each was stored, who knew, the right prediction, and the contract's columns."""
-        columns = sql.SQL(", ").join(sql.Identifier("i", column) for column in contract.columns)
-        literals = {name: sql.Literal(value) for name, value in values.items()}
+        columns = ", ".join(f'i."{column}"' for column in contract.columns)
         with self._cursor() as cursor, cursor.connection.cursor("labelled") as rows:  # at the server: memory of a page
             rows.itersize = _FETCHED
-            rows.execute(sql.SQL(queries("quality")["labelled"]).format(columns=columns, **literals))
+            rows.execute(queries("quality")["labelled"].format(columns=columns), values)
             yield from rows
 
-    def figures(self, contract: Contract, values: Mapping[str, Any], bins: Bins) -> list[dict[str, Any]]:
-        """Return the sums of a version: of all rows, of each bin of each field (bin0, bin1, ...) and of each tenth of
-        confidence (c)."""
-        shown: dict[str, sql.Composable] = dict.fromkeys(("c", "hit", "sure", "loss"), sql.SQL("NULL::int"))
-        if doubted := confident(contract):
-            said, true = sql.Identifier("s", doubted.column), sql.Identifier("s", f"true_{doubted.column}")
-            words: dict[str, sql.Composable] = {"said": said, "true": true, "sure": sql.Identifier("s", CONFIDENCE)}
-            words["others"] = sql.Literal(max(len(doubted.choices) - 1, 1))
-            chance = "CASE {said} WHEN {true} THEN {sure} ELSE (1 - {sure}) / {others} END"
-            if doubted.name == PREDICTION and any(field.name == PROBABILITIES for field in contract.outputs):
-                chance = f"coalesce((s.probabilities ->> {{true}})::float8, {chance})"
-            for name, what in {
-                "c": "least(floor({sure} * 10), 9)::int",
-                "hit": "({said} = {true})::int",
-                "sure": "CASE WHEN {true} IS NOT NULL THEN {sure} END",
-                "loss": f"CASE WHEN {{true}} IS NOT NULL THEN -ln(greatest({chance}, 1e-15)) END",
-            }.items():
-                shown[name] = sql.SQL(what).format(**words)
-        sums = ["count(hit) AS known, avg(hit)::float8 AS hits, avg(sure) AS sure, avg(loss) AS log_loss"]
-        for number, field in enumerate(contract.truths):
-            error = "({} - {})::float8" if field.kind in _NUMBERS else "({} <> {})::int::float8"
-            both = (sql.Identifier("s", field.column), sql.Identifier("s", f"true_{field.column}"))
-            shown[f"e{number}"] = sql.SQL(error).format(*both)
-            of_number = "avg(e{0} * e{0}) AS mse{0}, avg(abs(e{0})) AS mae{0}, avg(e{0}) AS bias{0}, NULL AS wrong{0}"
-            of_other = "avg(e{0}) AS wrong{0}, NULL AS mse{0}, NULL AS mae{0}, NULL AS bias{0}"
-            sums.append(f"count(e{number}) AS n{number}")
-            sums.append((of_number if field.kind in _NUMBERS else of_other).format(number))
-        binned = _binned(contract, bins)
-        names = sql.SQL(", ".join((*binned, "c")))
-        columns, totals = _named({**binned, **shown}), sql.SQL(", ".join(sums))
-        return self.select("figures", values, columns=columns, names=names, sets=names, sums=totals)
-
-    def pairs(self, contract: Contract, values: Mapping[str, Any], bins: Bins) -> list[dict[str, Any]]:
-        """Return the sums of the pairs of two models: by block, and of each bin (bin0, bin1, ...) by fewer blocks; and
-        of what both say of each output with classes (a0 and b0, a1 and b1, ...)."""
-        sums, classes = [], []
-        for number, field in enumerate(contract.truths):
-            a, b, t = f"a{number}", f"b{number}", f"t{number}"
-            classes += [(a, b)] if field.choices else []
-            sums.append(f"sum(({a} IS NOT DISTINCT FROM {b})::int)::float8 AS same{number}")
-            wrong = "({} <> {})::int"
-            if field.kind in _NUMBERS:
-                sums.append(f"sum(abs({b} - {a})) AS apart{number}, sum({b} - {a}) AS more{number}")
-                wrong = "power({} - {}, 2)"
-            known = f"FILTER (WHERE {a} IS NOT NULL AND {b} IS NOT NULL AND {t} IS NOT NULL)"
-            sums.append(f"count(*) {known} AS n{number}")
-            for name, one in (("wrong_a", a), ("wrong_b", b)):
-                sums.append(f"coalesce(sum({wrong.format(one, t)}) {known}, 0)::float8 AS {name}{number}")
-        binned = [*_binned(contract, bins)]
-        sets = [("block",), *((name, "few") for name in binned), *classes]
-        names = [*binned, "block", *(name for pair in classes for name in pair)]
-        parts = {"names": names, "sums": sums, "sets": [f"({', '.join(each)})" for each in sets]}
-        listed = {name: sql.SQL(", ".join(each)) for name, each in parts.items()}
-        return self.select("pairs", values, **_pairs(contract, bins), **listed)
+    def cells(self, contract: Contract, values: Mapping[str, Any], bins: Bins) -> Cells:
+        """Return the sums of a version, or of the pairs of two, in blocks. Of a version each tenth of confidence is
+        under "c"; of pairs what A says of output 0, if that has classes, is under "a0", and what B says then in b0."""
+        query, made = ("pairs", _pair_sums) if "other" in values else ("figures", _figure_sums)
+        (columns, sums, sets), values = made(contract), {**values}
+        names = [f"bin{number}" for number in range(len(bins))]
+        for name, (field, each) in zip(names, bins, strict=True):
+            column = f'{"s" if field in contract.outputs else "i"}."{field.column}"'
+            form = {"date-time": "extract(epoch FROM {})"}.get(field.kind, "char_length({})" if each.length else "{}")
+            place = f"width_bucket({form.format(column)}::float8, %({name})s::float8[])"
+            if each.values:
+                place = f"coalesce(array_position(%({name})s::text[], {column}::text) - 1, {len(each.values)})"
+            columns.append(f"CASE WHEN {column} IS NULL THEN {NULL} ELSE {place} END AS {name}")
+            values[name] = [*(each.values or each.edges)]
+        groups = ["block", *(f"{name}, mod(block, 500)" for name in names), *map(", ".join, sets)]
+        names += [name for each in sets for name in each]
+        parts = {"sets": [f"({each})" for each in groups], "names": ["block", *names], "columns": columns}
+        parts["shown"] = [*names, "count(*) AS rows", *sums]
+        cells: dict[str, dict[Any, list[dict[str, Any]]]] = {}
+        for row in self.select(query, values, **{part: ", ".join(each) for part, each in parts.items()}):
+            axis = next((name for name in names if row[name] is not None), "")
+            cells.setdefault(axis, {}).setdefault(row.get(axis), []).append(row)
+        return cells
 
     def spread(self, contract: Contract, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return quantiles of how far each output that is a number differs: the median, 0.9, 0.99, and 1."""
-        numbers = [number for number, field in enumerate(contract.truths) if field.kind in _NUMBERS]
         form = "percentile_cont(ARRAY[0.5, 0.9, 0.99, 1]) WITHIN GROUP (ORDER BY abs(b{0} - a{0})) AS far{0}"
-        sums = ", ".join(map(form.format, numbers))
-        return self.select("spread", values, **_pairs(contract, ()), sums=sql.SQL(sums))[0] if numbers else {}
+        sums = [form.format(number) for number, field in enumerate(contract.truths) if field.kind in _NUMBERS]
+        columns = ", ".join(_pairs(contract))
+        return self.select("spread", values, columns=columns, sums=", ".join(sums))[0] if sums else {}
 
-    def worst(self, contract: Contract, values: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
-        """Return the inputs by whose prediction the models differ most: by the difference, or of classes by how sure
-        both were."""
+    def worst(self, contract: Contract, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the `limit` inputs by whose prediction the models differ most: by the difference, or of classes by how
+        sure both were."""
         at = next(number for number, field in enumerate(contract.truths) if field.name == PREDICTION)
-        apart = "sure_a + sure_b" if contract.classes else f"abs(b{at} - a{at})"
-        parts = {"order": sql.SQL(apart), "differs": sql.SQL(f"a{at} <> b{at}"), "inputs": _inputs(contract, "i{1}")}
-        return self.select("worst", {**values, "limit": limit}, **_pairs(contract, ()), **parts)
+        order = "sure" if contract.classes else f"abs(b{at} - a{at})"
+        parts = {"columns": ", ".join(_pairs(contract)), "inputs": _inputs(contract, "i{1}")}
+        return self.select("worst", values, order=order, differs=f"a{at} <> b{at}", **parts)
 
 
-def _pairs(contract: Contract, bins: Bins) -> dict[str, sql.Composable]:
-    """Return the parts of a query about pairs: what A says of an output (a0), what B says (b0), and the truth (t0)."""
-    columns = _binned(contract, bins)
+def _figure_sums(contract: Contract) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
+    """Return the columns, the sums of them, and what they are grouped by beside the bins."""
+    columns, sums, doubted = list[str](), list[str](), confident(contract)
     for number, field in enumerate(contract.truths):
-        kind = sql.SQL("::float8" if field.kind in _NUMBERS else "::text")
-        for name, table, column in (("a", "s", ""), ("b", "o", ""), ("t", "s", "true_")):
-            columns[f"{name}{number}"] = sql.Identifier(table, column + field.column) + kind
-    if confident(contract):
-        columns |= {"sure_a": sql.Identifier("s", CONFIDENCE), "sure_b": sql.Identifier("o", CONFIDENCE)}
-    return {"columns": _named(columns), "blocks": sql.Literal(_BLOCKS), "few": sql.Literal(_SLICE_BLOCKS)}
+        said, true = f's."{field.column}"', f's."true_{field.column}"'
+        error, measures = f"({said} <> {true})::int::float8", "avg(e{0}) AS error_rate{0}"
+        if field.kind in _NUMBERS:
+            error = f"({said} - {true})::float8"
+            measures = "avg(e{0} * e{0}) AS mse{0}, avg(abs(e{0})) AS mae{0}, avg(e{0}) AS bias{0}"
+        columns.append(f"{error} AS e{number}")
+        sums.append(f"count(e{number}) AS n{number}, {measures.format(number)}")
+        if field == doubted:
+            others = max(len(field.choices) - 1, 1)
+            chance = f"CASE {said} WHEN {true} THEN s.confidence ELSE (1 - s.confidence) / {others} END"
+            if field.name == PREDICTION and any(each.name == PROBABILITIES for each in contract.outputs):
+                chance = f"coalesce((s.probabilities ->> {true})::float8, {chance})"
+            for name, text in (("sure", "s.confidence"), ("loss", f"-ln(greatest({chance}, 1e-15))")):
+                columns.append(f"CASE WHEN {true} IS NOT NULL THEN {text} END AS {name}")
+            columns.append("least(floor(s.confidence * 10), 9)::int AS c")
+            sums.append(f"avg(sure) AS sure, avg(loss) AS log_loss{number}")
+    return columns, sums, [("c",)] if doubted else []
 
 
-def _binned(contract: Contract, bins: Bins) -> dict[str, sql.Composable]:
-    """Return the columns bin0, bin1, ... with the bin of each field."""
-    tables = ("s" if field in contract.outputs else "i" for field, _ in bins)
-    return {f"bin{number}": _bin(table, *each) for number, (table, each) in enumerate(zip(tables, bins, strict=True))}
+def _pair_sums(contract: Contract) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
+    sums, known = list[str](), "FILTER (WHERE num_nulls(a{0}, b{0}, t{0}) = 0)"
+    for number, field in enumerate(contract.truths):
+        form, wrong = "", "({1}{0} <> t{0})::int"
+        if field.kind in _NUMBERS:
+            form, wrong = "sum(abs(b{0} - a{0})) AS apart{0}, sum(b{0} - a{0}) AS more{0}, ", "power({1}{0} - t{0}, 2)"
+        form += f"sum((a{{0}} IS NOT DISTINCT FROM b{{0}})::int)::float8 AS same{{0}}, count(*) {known} AS n{{0}}"
+        errors = (f"coalesce(sum({wrong}) {known}, 0)::float8 AS wrong_{{1}}{{0}}".format(number, one) for one in "ab")
+        sums += [form.format(number), *errors]
+    return _pairs(contract), sums, [(f"a{at}", f"b{at}") for at, field in enumerate(contract.truths) if field.choices]
 
 
-def _bin(table: str, field: Field, bins: Distribution) -> sql.Composed:
-    """Return what `Distribution.bin_of` returns, as the database finds it."""
-    column = sql.Identifier(table, field.column)
-    if bins.values:
-        form = "coalesce(array_position({}::text[], {}::text) - 1, {})"
-        found = sql.SQL(form).format(sql.Literal([*bins.values]), column, sql.Literal(len(bins.values)))
-    else:
-        form = {"date-time": "extract(epoch FROM {})"}.get(field.kind, "char_length({})" if bins.length else "{}")
-        edges = sql.Literal([*bins.edges])
-        found = sql.SQL("width_bucket({}::float8, {}::float8[])").format(sql.SQL(form).format(column), edges)
-    return sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {} END").format(column, sql.Literal(NULL), found)
+def _pairs(contract: Contract) -> list[str]:
+    """Return the columns of pairs: what A says of an output (a0), what B says (b0), and the truth (t0)."""
+    form = 's."{1}"::{2} AS a{0}, o."{1}"::{2} AS b{0}, s."true_{1}"::{2} AS t{0}'
+    doubt = ["s.confidence + o.confidence AS sure"] if confident(contract) else ["0 AS sure"]
+    return doubt + [
+        form.format(number, field.column, "float8" if field.kind in _NUMBERS else "text")
+        for number, field in enumerate(contract.truths)
+    ]
 
 
-def _inputs(contract: Contract, name: str) -> sql.Composed:
+def _inputs(contract: Contract, name: str) -> str:
     """Return the inputs under such names, with no more of a text than is needed here: thousands of whole ones might
     take the memory."""
-    columns: dict[str, sql.Composable] = {}
-    for number, field in enumerate(contract.inputs):
-        form = f"left({{}}, {_MOST_TEXT})" if field.is_text else "{}"
-        columns[name.format(field, number)] = sql.SQL(form).format(sql.Identifier("i", field.column))
-    return _named(columns)
-
-
-def _named(columns: Mapping[str, sql.Composable]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.SQL("{} AS {}").format(what, sql.Identifier(name)) for name, what in columns.items())
+    form = {True: f'left(i."{{0}}", {_MOST_TEXT}) AS "{{1}}"', False: 'i."{0}" AS "{1}"'}
+    fields = enumerate(contract.inputs)
+    return ", ".join(form[field.is_text].format(field.column, name.format(field, number)) for number, field in fields)
