@@ -130,6 +130,7 @@ def test_a_range_is_done_once_each_of_its_predictions_has_its_score(
     assert (report.verified, [one.rescored for one in report.partitions]) == (True, [ROWS // 2] * 2)
 
 
+@pytest.mark.long
 def test_dask_scores_an_export_though_a_worker_is_killed(exported: tuple[Database, Path], tmp_path: Path) -> None:
     database, folder = exported
     results = tmp_path / "results"
