@@ -15,7 +15,7 @@ from bdlab.health import CheckResult, findings
 from bdlab.health.findings import Facts, Finding, Share, by_gravity, masked, of_facts, of_settings
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES
 from bdlab.settings import Settings
-from bdlab.vault.leases import Ttl
+from bdlab.vault.logins import Ttl
 from bdlab_cli.wiring.doctor import of_log
 
 WORDS = json.loads(Path(findings.__file__).with_suffix(".json").read_text("utf-8"))

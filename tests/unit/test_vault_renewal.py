@@ -11,7 +11,7 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from bdlab.errors import BdlabError, PolicyDenied, VaultUnavailable
-from bdlab.vault.leases import now
+from bdlab.vault.logins import now
 from bdlab.vault.renewal import RenewalThread, Task
 
 BEGINS = "credentials cannot be renewed from Vault; the present ones stay in use"

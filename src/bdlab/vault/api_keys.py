@@ -14,7 +14,7 @@ import structlog
 from bdlab.access import NAME_FORM, ApiKey
 from bdlab.errors import InvalidInput, PolicyDenied, SecretMissing, VaultError, VaultUnavailable
 from bdlab.vault.client import VaultClient
-from bdlab.vault.leases import now
+from bdlab.vault.logins import now
 from bdlab.vault.responses import refusal
 
 _FOLDER, _CHANGES = "api-keys", "_changes"

@@ -44,7 +44,6 @@ class VaultClient:
         # An empty `no_proxy` would make this read the environment.
         if self._proxy.reveal() and no_proxy and requests.utils.should_bypass_proxies(self.address, no_proxy):
             self._proxy = ProxyUrl("")
-        proxy_url = self._proxy.reveal()
         # A token or certificate of None would make hvac take one from the environment or from ~/.vault-token.
         self._hvac = hvac.Client(
             url=settings.address,
@@ -52,14 +51,13 @@ class VaultClient:
             cert=(),
             verify=settings.ca_file or True,
             timeout=settings.timeout_s,
-            proxies={"http": proxy_url, "https": proxy_url} if proxy_url else {},
+            proxies=dict.fromkeys(("http", "https"), proxy_url) if (proxy_url := self._proxy.reveal()) else {},
             adapter=hvac.adapters.RawAdapter,
         )
         # Take no proxy, authority or ~/.netrc password from the environment.
         self._hvac.adapter.session.trust_env = False
 
     def __str__(self) -> str:
-        """Return its name in messages."""
         more = {"namespace": self.namespace, "through the proxy": self._proxy.shown}
         told = ", ".join(f"{what} {value}" for what, value in more.items() if value)
         return f"Vault at {self.address}" + (f" ({told})" if told else "")
@@ -90,8 +88,7 @@ class VaultClient:
     ) -> dict[str, Any]:
         """Make a request, and return the JSON object of the response, or an empty one. With `wrap_ttl_s` Vault wraps
         the response in a token that can be unwrapped once within that time."""
-        response = self._send(method, path, body, timeout_s=timeout_s, wrap_ttl_s=wrap_ttl_s)
-        return self._answer(method, path, response)
+        return self._answer(method, path, self._send(method, path, body, timeout_s=timeout_s, wrap_ttl_s=wrap_ttl_s))
 
     def read(self, path: str) -> dict[str, Any]:
         """Return the `data` of the response to a GET. Raises SecretMissing if nothing is there."""
@@ -126,8 +123,7 @@ class VaultClient:
 
     def active(self) -> Health:
         """Return the answer of `sys/health`. Raises VaultUnavailable unless this is the active node."""
-        health = self.health()
-        if not health.active:
+        if not (health := self.health()).active:
             raise VaultUnavailable(f"{self} is {health.state}", hint=health.advice)
         return health
 
@@ -158,8 +154,7 @@ class VaultClient:
 
     def make_token(self, **values: Any) -> Secret:
         """Return a new token with these values, which does not end with this client's."""
-        answer = self.request("post", "auth/token/create-orphan", values)
-        return Secret(str(answer["auth"]["client_token"]))
+        return Secret(str(self.request("post", "auth/token/create-orphan", values)["auth"]["client_token"]))
 
     def renew_self(self) -> Token:
         """Renew this client's token, and return it with its new TTL."""
@@ -244,12 +239,10 @@ class VaultClient:
         return response
 
     def _refuse_scheme(self) -> None:
-        """Raise SettingsInvalid if the address is http and the server speaks https, or the reverse."""
         if not self._proxy.reveal() and (why := wrong_scheme(self.address)):
             raise refusal(SettingsInvalid, "scheme", client=self, why=why)
 
     def _answer(self, method: Method, path: str, response: requests.Response) -> dict[str, Any]:
-        """Return the JSON object of a response, or an empty one. Raises the error that it stands for."""
         try:
             found = msgspec.json.decode(self._checked(method, path, response).content or b"{}")
         except msgspec.DecodeError as error:
@@ -257,9 +250,9 @@ class VaultClient:
         return found if isinstance(found, dict) else {}
 
     def _checked(self, method: Method, path: str, response: requests.Response) -> requests.Response:
-        if response.ok:
-            return response
-        raise self._error(response, method, path)
+        if not response.ok:
+            raise self._error(response, method, path)
+        return response
 
     def _error(self, response: requests.Response, method: Method, path: str) -> VaultError:
         status, reasons = response.status_code, error_text(response)
@@ -280,8 +273,7 @@ class VaultClient:
     def _denied(self, method: Method, path: str, reasons: str) -> VaultError:
         """Return TokenRefused or PolicyDenied for a 403, by asking Vault whether the token is valid."""
         if path != _LOOKUP_SELF:
-            alive = self._send("get", _LOOKUP_SELF)
-            if alive.ok:
+            if (alive := self._send("get", _LOOKUP_SELF)).ok:
                 own = _data(self._answer("get", _LOOKUP_SELF, alive))
                 what = {"policies": ", ".join(own.get("policies") or ()) or "none", "verb": _verb(method)}
                 return refusal(PolicyDenied, "policy", client=self, path=path, reasons=reasons, **what)

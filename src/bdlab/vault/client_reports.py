@@ -22,7 +22,7 @@ import structlog
 from bdlab.errors import PolicyDenied, SecretMissing, VaultError
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
-from bdlab.vault.leases import Ttl
+from bdlab.vault.logins import Ttl
 
 _FOLDER = "processes"
 
@@ -78,9 +78,9 @@ class ClientReporter:
 
     def withdraw(self, *, timeout_s: float) -> None:
         """Delete the report. If that fails, it is valid until the token has run out."""
-        if self._reported is not None:
-            path = f"{self._client.settings.kv_mount}/metadata/{self._path}/{self._name}"
-            with contextlib.suppress(VaultError):
+        path = f"{self._client.settings.kv_mount}/metadata/{self._path}/{self._name}"
+        with contextlib.suppress(VaultError):
+            if self._reported is not None:
                 self._client.request("delete", path, timeout_s=timeout_s)
         self._reported, self._name = None, ""
         if self._lock is not None:
@@ -88,7 +88,6 @@ class ClientReporter:
             self._lock = None
 
     def _take_name(self) -> None:
-        """Take a name in the folder that no process has locked; a new one if there is none."""
         self._name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -104,9 +103,8 @@ class ClientReporter:
 def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]:
     """Delete the reports that have run out, and those of killed processes of this identity folder. Return the others,
     sorted by name. Raises VaultError."""
-    path, found = f"clients/{identity.service}", []
+    path, found, folder, killed = f"clients/{identity.service}", [], identity.folder / _FOLDER, set()
     listed = f"{client.settings.kv_mount}/metadata/{path}"
-    folder, killed = identity.folder / _FOLDER, set()
     names = (client.read_if_present(f"{listed}?list=true") or {}).get("keys", ())
     with contextlib.ExitStack() as held:  # meanwhile no process takes the name of a killed one
         for file in folder.iterdir() if folder.is_dir() else ():

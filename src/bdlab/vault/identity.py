@@ -84,8 +84,7 @@ class Identity:
 
     def role_id(self) -> str:
         """Return the role id. Raises IdentityRefused if there is none."""
-        found = _read(self._file("role_id"), private=False)
-        if not found:
+        if not (found := _read(self._file("role_id"), private=False)):
             raise refusal(IdentityRefused, "no_identity", identity=self)
         return found
 
@@ -170,14 +169,11 @@ class Identity:
 
     def _unwrap_handed_over(self, client: VaultClient) -> None:
         delivered, claimed = self._file("wrapped_secret_id"), self._file("claimed_secret_id")
-        earlier = claimed.exists()
-        text = _read(delivered)
-        if text is not None:
+        if not (earlier := not delivered.exists()):
+            _read(delivered)  # refused if it is open to others
             delivered.replace(claimed)
             sync_folder(self.folder)
-            earlier = False
-        else:
-            text = _read(claimed)
+        text = _read(claimed)
         if not text or (earlier and self._newer_secret_id(claimed)):
             claimed.unlink(missing_ok=True)
             return  # it was unwrapped, by another process of this service or by one that was killed
@@ -193,8 +189,7 @@ class Identity:
             return False
 
     def _unwrap(self, client: VaultClient, wrapping_token: Secret, *, earlier: bool) -> None:
-        origin = client.wrapped_at(wrapping_token)
-        if origin is None:
+        if (origin := client.wrapped_at(wrapping_token)) is None:
             raise self._spent(earlier=earlier)
         if not origin.endswith(f"/role/{self.folder.name}/secret-id"):
             raise refusal(IdentityRefused, "put_in_place", identity=self, origin=origin)

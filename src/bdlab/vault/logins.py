@@ -1,11 +1,13 @@
-"""What a session logs in with: its token and database login, which are leased, and its stored Kafka login; and the
-state of Vault as it sees it, for /health, /vault-status and `bdlab status`.
+"""What a session logs in with: its token and database login, which are leased, when to renew them, and its stored Kafka
+login; and the state of Vault as it sees it, for /health, /vault-status and `bdlab status`.
 
 Nothing here knows of threads: the session makes sure that one of them asks Vault at a time."""
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 import structlog
@@ -16,7 +18,6 @@ from bdlab.probes import VaultState
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
-from bdlab.vault.leases import DatabaseLease, Ttl, now
 from bdlab.vault.responses import refusal
 
 #: Section of the settings -> the fields of it that Vault holds, by these names.
@@ -28,6 +29,52 @@ ADDRESS_FIELDS = {
 _Answer = TypeVar("_Answer")
 
 _log = structlog.get_logger()
+
+
+def now() -> float:
+    """Return the seconds since the machine was started, by a clock that also runs while it sleeps, as Vault's does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Ttl(msgspec.Struct, frozen=True):
+    """A time to live of `ttl_s` seconds from `since` on; it was `initial_s` when first granted. `since` is when Vault
+    was asked, as its own clock started later."""
+
+    since: float
+    ttl_s: float
+    initial_s: float
+    renewable: bool = True
+
+    @classmethod
+    def granted(cls, since: float, ttl_s: float | None, *, renewable: bool = True) -> Self:
+        """Return that which Vault grants with `ttl_s` seconds; with 0 or None it never ends."""
+        return cls(since, ttl_s or math.inf, ttl_s or math.inf, renewable)
+
+    def renewed(self, since: float, ttl_s: float | None) -> Self:
+        return type(self)(since, ttl_s or math.inf, self.initial_s, self.renewable)
+
+    @property
+    def remaining_s(self) -> float:
+        return self.since + self.ttl_s - now()
+
+    @property
+    def valid(self) -> bool:
+        return self.remaining_s > 0
+
+    @property
+    def due_at(self) -> float:
+        """When to renew: after two thirds of the time."""
+        return self.since + self.ttl_s * 2 / 3
+
+    @property
+    def capped(self) -> bool:
+        """Whether the last renewal was cut short by the lease's maximum, so that a new one is to be got."""
+        return self.ttl_s < 0.7 * self.initial_s
+
+
+class DatabaseLease(msgspec.Struct, frozen=True):
+    login: DatabaseLogin
+    ttl: Ttl
 
 
 @dataclass
@@ -44,11 +91,6 @@ class LeasedToken:
     @property
     def valid(self) -> bool:
         return self.ttl is not None and self.ttl.valid
-
-    @property
-    def outdated(self) -> bool:
-        """Whether another secret id was handed over since."""
-        return self.identity.delivered or self.identity.accessor != self.secret_id
 
     def log_in(self, *, former_lives: bool = False) -> None:
         """Log in with the newest secret id. Raises VaultError."""
@@ -73,10 +115,10 @@ class LeasedToken:
 
     def keep(self) -> float:
         """Renew it if two thirds of its time are over; return when that is due next."""
+        asked = now()
         if self.ttl is None or not self.ttl.valid:
             self.log_in()
-        elif now() >= self.ttl.due_at:
-            asked = now()
+        elif asked >= self.ttl.due_at:
             self.ttl = self.ttl.renewed(asked, self.use(self.client.renew_self).ttl_s)
             if self.ttl.capped:
                 self.log_in()
@@ -88,11 +130,10 @@ class LeasedToken:
 
     def revoke(self, *, timeout_s: float) -> None:
         """Revoke it. If that fails, it runs out by itself."""
-        if self.ttl is None:
-            return
-        self.ttl = None
+        lived, self.ttl = self.ttl, None
         try:
-            self.client.revoke_self(timeout_s=timeout_s)
+            if lived:
+                self.client.revoke_self(timeout_s=timeout_s)
         except VaultError as error:
             _log.debug("the token was not given back and will run out", problem=error.message)
 
@@ -174,8 +215,7 @@ class StoredKafkaLogin:
         if server.security_protocol.startswith("SASL"):
             if not (secret.get("username") and secret.get("password")):
                 raise refusal(SecretMissing, "no_login", login=self, server=server)
-            user, password = secret["username"], Secret(secret["password"])
-            login = msgspec.structs.replace(login, username=user, password=password)
+            login = msgspec.structs.replace(login, username=secret["username"], password=Secret(secret["password"]))
         # The rest of the secret is about the idle user, and no reason to connect anew.
         if self.login and msgspec.structs.replace(login, version=self.login.version) == self.login:
             return self.login

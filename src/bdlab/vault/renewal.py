@@ -9,14 +9,14 @@ import structlog
 
 from bdlab.errors import BdlabError, VaultError, VaultUnavailable
 from bdlab.retry import Backoff, Outage
-from bdlab.vault.leases import now
+from bdlab.vault.logins import now
 
 _log = structlog.get_logger()
 
 
 class Task(msgspec.Struct):
     """Something to do again and again: `run` does it, holding `lock`, and returns when it is due next (see
-    `leases.now`). A refusal, which ends only once somebody has changed something, is tried again after
+    `logins.now`). A refusal, which ends only once somebody has changed something, is tried again after
     `refused_pause_s` seconds."""
 
     name: str

@@ -23,8 +23,15 @@ from bdlab.vault.api_keys import KeyRing
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReporter
 from bdlab.vault.identity import Identity
-from bdlab.vault.leases import DatabaseLease, now
-from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken, StoredKafkaLogin, address_layer, probe_vault
+from bdlab.vault.logins import (
+    DatabaseLease,
+    LeasedDatabaseLogin,
+    LeasedToken,
+    StoredKafkaLogin,
+    address_layer,
+    now,
+    probe_vault,
+)
 from bdlab.vault.renewal import RenewalThread, Task
 
 _TOKEN, _DATABASE, _KAFKA, _FORMER = "token", "database login", "Kafka login", "end of former token"
@@ -127,7 +134,6 @@ class VaultSession(Connecting):
             return self.refresh_kafka()
         if not self._daemon and now() >= self._read_kafka_at:
             # A short command that runs long has no thread that looks for a new version.
-            self._read_kafka_at = now() + self._vault.poll_s
             with contextlib.suppress(VaultUnavailable):
                 return self.refresh_kafka()
         return login
@@ -179,8 +185,7 @@ class VaultSession(Connecting):
             with contextlib.suppress(VaultError), self._lock:
                 self._token.keep()
         kv_path = "kafka/credentials" if self._wants_kafka else "database/credentials"
-        audit = self._service == "status"
-        return probe_vault(self._token, self._database, kv_path=kv_path, audit=audit)
+        return probe_vault(self._token, self._database, kv_path=kv_path, audit=self._service == "status")
 
     def expiries(self) -> dict[str, float]:
         ttls = {"vault_token": self._token.ttl}
@@ -221,9 +226,7 @@ class VaultSession(Connecting):
         return self._take("kafka", address_layer("kafka", values)).kafka
 
     def _take(self, section: str, layer: Mapping[str, Any]) -> Settings:
-        """Return the settings with another layer of Vault's in one section. Raises SettingsInvalid."""
-        layers = {**self._from_vault, section: layer}
-        found = self._layers.settings(layers)
+        found = self._layers.settings(layers := {**self._from_vault, section: layer})
         self._from_vault = layers
         return found
 
@@ -261,8 +264,7 @@ class VaultSession(Connecting):
                 return self._token.use(self._key_ring.keep)
 
     def _keep_secret_id(self) -> float:
-        """Log in with another secret id, if one was handed over, and revoke the former token later."""
-        if self._token.outdated:
+        if self._identity.delivered or self._identity.accessor != self._token.secret_id:
             self._token.log_in(former_lives=True)
             _log.info("logged in with another secret id", service=self._service)
         return now() + self._vault.poll_s

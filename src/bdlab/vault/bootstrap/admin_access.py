@@ -130,8 +130,7 @@ class AdminAccess:
             # An earlier run was killed between the revoking and the writing of the keys file.
             self.revoke_first_root()
             return None
-        self._writer = client
-        self.is_first_root = True
+        self._writer, self.is_first_root = client, True
         return client
 
     def _log_in(self, service: str, approle: str = "", *, required: bool = False) -> VaultClient | None:
@@ -148,8 +147,7 @@ class AdminAccess:
                 raise
             _log.info("this identity is not accepted any more", service=service, problem=error.message)
             return None
-        client = anonymous.with_token(token.token)
-        self._temporary.append(client)
+        self._temporary.append(client := anonymous.with_token(token.token))
         return client
 
     def _recovered_root(self) -> VaultClient:
@@ -167,8 +165,7 @@ class AdminAccess:
             token = root.make_token(policies=[ROOT_POLICY], ttl="900s", renewable=False)
         finally:
             root.revoke_self()
-        client = self._anonymous.with_token(token)
-        self._temporary.append(client)
+        self._temporary.append(client := self._anonymous.with_token(token))
         self.made_root = True
         return client
 
@@ -184,7 +181,6 @@ class AdminAccess:
         return Secret(bytes(left ^ right for left, right in zip(hidden, begun["otp"].encode(), strict=True)).decode())
 
     def _root_path(self, client: VaultClient) -> str:
-        """Return the path at which this Vault makes root tokens, with no attempt open there."""
         try:
             # That of OpenBao, then that of HashiCorp Vault, which asks for a token there from 2.0 on.
             return seal.usable_path(client, ("sys/generate-root-token", "sys/generate-root"), "attempt")
@@ -198,7 +194,6 @@ class AdminAccess:
 
 
 def _revoke(client: VaultClient) -> None:
-    """Revoke the client's token; a failure is only logged, as the token will run out."""
     try:
         client.revoke_self()
     except VaultError as error:
@@ -271,7 +266,6 @@ def rekey(plan: Plan) -> Keys:
         with deferred("putting the new keys into force"):
             KeysFile(file.candidate).write(new)
             for share in shares[: plan.threshold]:
-                given = {"key": share, "nonce": answer["verification_nonce"]}
-                client.request("post", f"{path}/verify", given)
+                client.request("post", f"{path}/verify", {"key": share, "nonce": answer["verification_nonce"]})
             file.promote()
         return new

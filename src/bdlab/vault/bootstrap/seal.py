@@ -98,17 +98,16 @@ class KeysFile:
 
 def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
     """Initialise Vault if it is not, and write its keys into `file`."""
-    name = "initialise"
     # Short, so that somebody who waits for a Vault that never answers is told so.
     health = wait_for("Vault", lambda: client.health(timeout_s=3.0), timeout_s=plan.timeout_s)
     if health.initialized:
         if file.read() is None and file.reserved and plan.token is None:
             raise refusal(VaultError, "lost_keys", client=client, path=file.path)
-        return StepResult(name, "unchanged")
+        return StepResult("initialise", "unchanged")
     if plan.token is not None:
         raise refusal(InvalidInput, "no_token_yet", client=client)
     if plan.dry_run:
-        return StepResult(name, "would do", (f"keys into {file.path}",))
+        return StepResult("initialise", "would do", (f"keys into {file.path}",))
     seal = seal_type(client)
     prefix = "secret" if seal == "shamir" else "recovery"
     numbers = {f"{prefix}_shares": plan.shares, f"{prefix}_threshold": plan.threshold}
@@ -120,8 +119,8 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
         root_token = str(answer["root_token"])
         keys = Keys(address=client.address, seal=seal, threshold=plan.threshold, root_token=root_token)
         file.write(keys.with_shares(shares, seal))
-    details = (f"{seal} seal, keys in {file.path}",)
-    return StepResult(name, "done", (*details, f"keys of an earlier Vault moved to {aside}") if aside else details)
+    moved = (f"keys of an earlier Vault moved to {aside}",) if aside else ()
+    return StepResult("initialise", "done", (f"{seal} seal, keys in {file.path}", *moved))
 
 
 def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
@@ -167,10 +166,8 @@ def give_shares(
 ) -> dict[str, Any]:
     """Give the attempt at `path`, begun with the answer `begun`, its key shares; return Vault's last answer. `too_few`
     makes the error from the numbers of shares that are `required` and that are `there`. Raises VaultError."""
-    answer: dict[str, Any] = {}
-    required = int(begun["required"])
-    there = [*islice(shares, required)]
-    if len(there) < required:
+    answer, required = dict[str, Any](), int(begun["required"])
+    if len(there := [*islice(shares, required)]) < required:
         raise too_few(required=required, there=len(there))
     for share in there:
         given = {"key": share.reveal(), "nonce": begun["nonce"]}
@@ -204,8 +201,7 @@ def usable_path(client: VaultClient, paths: Sequence[str], attempt: str) -> str:
 
 def answer_data(answer: dict[str, Any]) -> dict[str, Any]:
     """Return what OpenBao puts under `data` of its answer, and HashiCorp Vault at the top."""
-    data = answer.get("data")
-    return data if isinstance(data, dict) else answer
+    return data if isinstance(data := answer.get("data"), dict) else answer
 
 
 def key_shares(keys: Keys | None, plan: Plan) -> Iterator[Secret]:

@@ -66,10 +66,9 @@ def approle_entries(plan: Plan, services: Sequence[str]) -> Step:
     A secret id can be used again, as a restart needs it; `rotate` replaces it."""
     seeds, found = plan.seeds, {}
     for service in services:
-        name = plan.deployment.own(service)
+        name, defaults = plan.deployment.own(service), {}
         wanted: dict[str, Any] = {"token_policies": [name], "token_no_default_policy": True, "token_type": "service"}
         wanted |= {"bind_secret_id": True, "secret_id_num_uses": 0, "secret_id_ttl": 0}
-        defaults = {}
         if seeds and seeds.cidrs is not None:
             wanted |= {"secret_id_bound_cidrs": list(seeds.cidrs), "token_bound_cidrs": list(seeds.cidrs)}
         if service in {INSPECT, RECOVERY}:
@@ -87,11 +86,8 @@ def secret_ids(plan: Plan, anonymous: VaultClient, services: Sequence[str]) -> S
     identities = {service: Identity.of(plan.vault, plan.deployment, service) for service in services}
 
     def missing(reader: VaultClient) -> dict[str, Change]:
-        return {
-            service: partial(hand_over, service)
-            for service, identity in identities.items()
-            if service in plan.renew or not _is_valid(identity, reader, anonymous)
-        }
+        due = [name for name in services if name in plan.renew or not _is_valid(identities[name], reader, anonymous)]
+        return {service: partial(hand_over, service) for service in due}
 
     def hand_over(service: str, writer: VaultClient) -> None:
         identity = identities[service]
@@ -149,11 +145,10 @@ def namespace_step(path: str) -> Step:
 def _make(path: str, writer: VaultClient) -> None:
     parts = path.split("/")
     for depth, name in enumerate(parts):
-        above = writer.in_namespace("/".join(parts[:depth]))
-        if _there(above.in_namespace("/".join(parts[: depth + 1]))):
+        if _there(writer.in_namespace("/".join(parts[: depth + 1]))):
             continue
         try:
-            above.write(f"sys/namespaces/{name}")
+            writer.in_namespace("/".join(parts[:depth])).write(f"sys/namespaces/{name}")
         except PolicyDenied as error:
             raise refusal(VaultError, "no_namespace", client=writer, path=path) from error
 
@@ -175,7 +170,6 @@ def root_namespace_step(*steps: Step) -> Step:
 
 
 def _there(client: VaultClient) -> bool:
-    """Return whether the client's namespace exists."""
     with contextlib.suppress(PolicyDenied):
         return client.read_if_present(_LOOKUP_SELF) is not None
     return True
@@ -283,8 +277,7 @@ def broker_certificate(files: CertificateFiles, ttl_s: int) -> Step:
         return dict.fromkeys(LOCAL_HOSTS, issue)
 
     def issue(writer: VaultClient) -> None:
-        issued = pki.issue(writer, pki.BROKER_ROLE, hosts=LOCAL_HOSTS, ttl_s=ttl_s)
-        files.write(issued, LOCAL_HOSTS, ttl_s=ttl_s)
+        files.write(pki.issue(writer, pki.BROKER_ROLE, ttl_s=ttl_s), LOCAL_HOSTS, ttl_s=ttl_s)
 
     return Step(name="broker certificate", missing=missing)
 

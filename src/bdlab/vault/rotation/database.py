@@ -6,7 +6,7 @@ from functools import partial
 from bdlab.errors import VaultError
 from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP, Deployment
 from bdlab.vault.client import VaultClient
-from bdlab.vault.leases import now
+from bdlab.vault.logins import now
 from bdlab.vault.rotation import Rotation, RotationOutcome, Run
 
 #: Vault answers when every session in the database has ended; each may take seconds.

@@ -21,7 +21,7 @@ from bdlab.errors import VaultError
 from bdlab.retry import tries
 from bdlab.settings import Secret
 from bdlab.vault.client_reports import ClientReport
-from bdlab.vault.leases import now
+from bdlab.vault.logins import now
 from bdlab.vault.responses import refusal
 from bdlab.vault.rotation import STOPPED, Rotation, RotationOutcome, Run, listed, wait_for_clients
 

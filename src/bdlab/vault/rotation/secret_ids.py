@@ -13,7 +13,7 @@ import structlog
 from bdlab.errors import IdentityRefused
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReport
-from bdlab.vault.leases import now
+from bdlab.vault.logins import now
 from bdlab.vault.rotation import STOPPED, Rotation, RotationOutcome, Run, listed, wait_for_clients
 
 _log = structlog.get_logger()
