@@ -7,10 +7,7 @@ from bdlab.services import NOT_ROTATED, SERVICES
 
 
 def _beginning(names: Sequence[str]) -> Callable[[str], list[str]]:
-    def begun(incomplete: str) -> list[str]:
-        return [name for name in names if name.startswith(incomplete)]
-
-    return begun
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
 services, renewable = _beginning(SERVICES), _beginning(NOT_ROTATED)

@@ -44,8 +44,6 @@ def delimiter(text: str) -> str:
 
 Delimiter = Annotated[str, Option(parser=delimiter)]
 
-_LONGEST = timedelta(days=36_525)
-
 
 def age(text: str) -> timedelta:
     """Read a number and one of s, m, h, d, w; at most 100 years. Raises BadParameter."""
@@ -55,7 +53,7 @@ def age(text: str) -> timedelta:
         length = duration(text)
     except ValueError:
         raise BadParameter(f"{text!r} is no age: give a number and one of s, m, h, d, w, such as 30d") from None
-    if length > _LONGEST:
+    if length > timedelta(days=36_525):
         raise BadParameter(f"{text!r} is more than 100 years")
     return length
 

@@ -36,8 +36,7 @@ def rotate(
 
     The former ones end once every running client has reported that it uses the new ones. If one has not within --grace,
     its former credential stays alive and the exit code is 1: run it again to finish. A run that was killed is finished
-    in the same way. With --drill the exit code is 10 if a request failed, or if an offset is not stored exactly once.
-    """
+    in the same way. With --drill the exit code is 10 if a request failed, or an offset is not stored exactly once."""
     from bdlab.vault.rotation import Rotation
     from bdlab_cli.output.rotations import drill_table, rotation_table
     from bdlab_cli.wiring.rotation_steps import rotations
@@ -47,8 +46,7 @@ def rotate(
         raise InvalidInput("--drill rotates, and --dry-run does not: give one of them")
     key = read_token(api_key_file, "BDLAB_API_KEY")
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
-    found: list[Rotation] = []
-    drilled = None
+    found, drilled = list[Rotation](), None
     with stop_on_signal() as stop:
         how: dict[str, Any] = {"leases": leases, "grace_s": grace, "force": force, "dry_run": dry_run}
         steps = rotations(layers, stop, target, service or (), admin_servers=admin_servers, **how)
@@ -68,8 +66,7 @@ def rotate(
         terminal.stdout().print(rotation_table(found))
         if drilled:
             terminal.stdout().print(drill_table(drilled.load, verified=drilled.verified))
-    incomplete = any(one.outcome == "incomplete" for one in found)
-    if incomplete:
+    if incomplete := any(one.outcome == "incomplete" for one in found):
         left = "Not all is rotated; the former credentials named above still work. Run it again to finish."
         terminal.echo(left, err=True)
     if drilled and (incomplete or drilled.load.failed or not drilled.verified):

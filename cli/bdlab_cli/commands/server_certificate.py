@@ -26,8 +26,7 @@ def server_certificate(
     """Get certificates for Vault's listener, PostgreSQL or the API from Vault's own authority.
 
     One that is good for a third of its time or longer stands: run it as often as you like. Vault and PostgreSQL read a
-    new one on SIGHUP, `bdlab serve` by itself. Vault is made the authority by `bdlab vault-init --authority servers`.
-    """
+    new one on SIGHUP, `bdlab serve` by itself. `bdlab vault-init --authority servers` makes Vault the authority."""
     from bdlab.certificates import SERVER_TTL_S, CertificateFiles
     from bdlab.vault import pki
 

@@ -38,17 +38,13 @@ def trace(
 
 
 def _show(one: Trace) -> None:
-    """Print what became of it, what is known of it, and each hop, a line each."""
     terminal.echo(f"{one.outcome:<12} {one.id}".rstrip())
     at, of = one.position, one.duplicate_of
     lines = {"reason": one.reason}
     lines["position"] = f"{place(at)} of {at.topic}, log {at.cluster_id} {at.topic_id}".rstrip() if at else ""
     lines["ahead"] = f"{one.ahead} events are to be stored before it" if one.ahead is not None else ""
     lines |= {"row": f"stored from {place(of)}" if of else "", "duplicates": ", ".join(one.duplicates)}
-    lines |= {
-        "replayed": one.replayed_to,
-        "model": f"{one.model}{f', contract {one.contract}' if one.contract else ''}",
-    }
+    lines |= {"replayed": one.replayed_to, "model": one.model + (f", contract {one.contract}" if one.contract else "")}
     lines |= {"source": one.source, "key": one.key_name, "trace id": one.trace_id}
     for hop in one.hops:
         when = hop.at.astimezone(UTC).isoformat(timespec="milliseconds")[:23] + "Z" if hop.at else "not known"

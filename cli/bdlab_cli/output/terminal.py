@@ -11,6 +11,7 @@ import select
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -133,18 +134,14 @@ def echo(text: object = "", *, err: bool = False) -> None:
     stream.flush()
 
 
-def stdout() -> Console:
-    """Return Rich's console for results."""
+def stdout(*, err: bool = False) -> Console:
+    """Return Rich's console for results, or with `err` for everything else: progress, advice, waits."""
     from bdlab_cli.output.console import Console
 
-    return Console(sys.stdout)
+    return Console(sys.stderr if err else sys.stdout)
 
 
-def stderr() -> Console:
-    """Return Rich's console for everything that is not a result: progress, advice, waits."""
-    from bdlab_cli.output.console import Console
-
-    return Console(sys.stderr)
+stderr = partial(stdout, err=True)
 
 
 def echo_json(value: object) -> None:

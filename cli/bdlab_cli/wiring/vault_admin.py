@@ -43,9 +43,8 @@ def read_token(file: Path | None, variable: str = "BDLAB_VAULT_TOKEN") -> Secret
         given = os.environ.get(variable, "").strip()
         return Secret(given) if given else None
     try:
-        text = file.expanduser().read_text("utf-8").strip()
+        if text := file.expanduser().read_text("utf-8").strip():
+            return Secret(text)
     except OSError as error:
         raise InvalidInput(f"the file {file} cannot be read: {error.strerror}") from error
-    if not text:
-        raise InvalidInput(f"the file {file} is empty")
-    return Secret(text)
+    raise InvalidInput(f"the file {file} is empty")

@@ -62,10 +62,6 @@ class _Connection:
     def reader(self) -> LogReader:
         return LogReader(self.login, client_id=self._client_id)
 
-    def close(self) -> None:
-        if "reader" in vars(self):
-            self.reader.close()
-
     def metadata(self, client: AdminClient | None = None) -> Any:
         return metadata_of(client or self.reader, server=self.server, timeout_s=self.left_s)
 
@@ -93,9 +89,7 @@ class Admin(Connecting):
     """Asks the broker about the topic and the group, and creates the topic. Each call ends within about `timeout_s`
     seconds. One thread at a time is served; a lock makes others wait."""
 
-    def __init__(
-        self, credentials: KafkaCredentials, *, client_id: str = "bdlab-admin", timeout_s: float = 5.0
-    ) -> None:
+    def __init__(self, credentials: KafkaCredentials, *, client_id: str = "bdlab-admin", timeout_s: float = 5) -> None:
         self._credentials, self._client_id, self._timeout_s = credentials, client_id, timeout_s
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
@@ -106,9 +100,9 @@ class Admin(Connecting):
             self._drop()
 
     def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        if self._connection and "reader" in vars(self._connection):
+            self._connection.reader.close()
+        self._connection = None
 
     def _ask(self, question: Callable[[_Connection], _T]) -> _T:
         """Ask; if no broker answers and the login is another one by now, ask once more with the newer one."""
@@ -150,16 +144,13 @@ class Admin(Connecting):
             return self._ask(self._state)
         except BrokerError as error:
             server = self._credentials.kafka().server
-            return BrokerState(
-                connected=False, bootstrap_servers=server.bootstrap_servers, topic=server.topic, problem=error.message
-            )
+            at, topic = server.bootstrap_servers, server.topic
+            return BrokerState(connected=False, bootstrap_servers=at, topic=topic, problem=error.message)
 
     def _state(self, connection: _Connection) -> BrokerState:
-        server = connection.server
-        metadata = connection.metadata()
-        found = metadata.topics.get(server.topic)
+        server, metadata = connection.server, connection.metadata()
         problem, lag = f"topic {server.topic!r} is missing, or this user may not see it", None
-        if found is not None:
+        if (found := metadata.topics.get(server.topic)) is not None:
             try:
                 problem, lag = "", connection.lag(metadata)
             except BrokerError as error:

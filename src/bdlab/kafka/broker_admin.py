@@ -106,10 +106,8 @@ def reload_certificates(admin_login: KafkaLogin) -> list[int]:
     client = AdminClient(client_config(admin_login, client_id="bdlab-certificates"))
     brokers = sorted(metadata_of(client, server=admin_login.server, timeout_s=_TIMEOUT_S).brokers)
     entry = api.ConfigEntry(*_RELOAD, incremental_operation=api.AlterConfigOpType.SET)
-    resources = [
-        api.ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers
-    ]
-    ask = partial(client.incremental_alter_configs, resources)
+    brokers_own = partial(api.ConfigResource, ResourceType.BROKER, incremental_configs=[entry])
+    ask = partial(client.incremental_alter_configs, [brokers_own(str(broker)) for broker in brokers])
     await_results("reloading the certificates of broker {0.name}".format, ask, _TIMEOUT_S)
     return brokers
 
@@ -157,7 +155,6 @@ def _open(login: KafkaLogin, timeout_s: float) -> tuple[AdminClient, Any]:
 
 
 def _await(doing: str, ask: Callable[..., Any]) -> Any:
-    """Return the result of the one request that `ask` sends."""
     return await_results(str, lambda **timeout: {doing: ask(**timeout)}, _TIMEOUT_S)[0]
 
 

@@ -132,7 +132,6 @@ class Consumer(Connecting):
         return records
 
     def _ready_client(self, deadline: float) -> ConsumerClient:
-        """Return a client that is known to reach the log of its positions. Raises BrokerError."""
         client = self._client
         refresh = (client is None or not client.verified) and time.monotonic() >= self._refresh_after
         if refresh:

@@ -185,9 +185,8 @@ class TopicIds:
     """Asks for the id of the topic that a login names, which no other topic of its name has (KIP-516)."""
 
     def __init__(self, login: KafkaLogin, *, client_id: str) -> None:
-        self._login, self._client_id = login, client_id
+        self._login, self._client_id, self._answered = login, client_id, False
         self._admin: AdminClient | None = None
-        self._answered = False
 
     def change_user(self, login: KafkaLogin) -> None:
         """Use another user of the same server for new connections."""

@@ -112,12 +112,11 @@ class VolatileLog:
     def report_loss(self, former: str, stop: threading.Event) -> None:
         """Report what was lost with the log `former`."""
         lost = lost_events(self.verify(_DRAIN_S, stop).output, former)
-        if lost is None:
-            count = "whatever was on it is lost, for no consumer had seen it"
-        elif lost:
-            count = f"at least {lost:,} events that were not stored yet are lost (`bdlab verify` lists them)"
-        else:
+        count = "whatever was on it is lost, for no consumer had seen it"
+        if lost is not None:
             count = "no event is known to be lost; those that no consumer had seen yet are not known"
+        if lost:
+            count = f"at least {lost:,} events that were not stored yet are lost (`bdlab verify` lists them)"
         self.report(Event("notice", self.broker, f"the log {former} is gone; {count}"))
 
     def drain(self) -> None:

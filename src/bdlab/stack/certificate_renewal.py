@@ -59,10 +59,9 @@ class CertificateRenewer:
     def renew_due(self, stop: threading.Event) -> None:
         """Renew what is due. A renewal that fails is reported, and tried again after some seconds."""
         for renewal in self.renewals:
-            retry_at = self._retry_at.get(renewal.name)
-            if time.time() < renewal.due_at if retry_at is None else time.monotonic() < retry_at:
+            retry_at, began = self._retry_at.get(renewal.name), time.monotonic()
+            if time.time() < renewal.due_at if retry_at is None else began < retry_at:
                 continue
-            began = time.monotonic()
             try:
                 self._renew(renewal, stop)
             except StartInterrupted:
@@ -71,8 +70,7 @@ class CertificateRenewer:
                 self._failed(renewal, error, time.monotonic() - began)
             else:
                 self._retry_at.pop(renewal.name, None)
-                detail = f"renewed, {renewal.good_until}"
-                self.report(Event("notice", renewal.name, detail, time.monotonic() - began))
+                self.report(Event("notice", renewal.name, f"renewed, {renewal.good_until}", time.monotonic() - began))
 
     def _failed(self, renewal: Renewal, error: StackError, seconds: float) -> None:
         if time.time() < renewal.due_at:
@@ -80,8 +78,7 @@ class CertificateRenewer:
             detail = f"renewed, and not read by the running server: {error.message}"
             renewal.give_up()
         else:
-            told = renewal.name in self._retry_at
-            self._retry_at[renewal.name] = time.monotonic() + 5.0
+            told, self._retry_at[renewal.name] = renewal.name in self._retry_at, time.monotonic() + 5.0
             if told:
                 return
             detail = f"not renewed, {renewal.good_until}: {error.message}"
@@ -134,7 +131,6 @@ def servers_renewal(tls: TlsFolder, openbao: OpenBao, postgres: Postgres, ttl_s:
 
 
 def _wait_until_shown(server: str, port: int, tls: TlsFolder) -> None:
-    """Wait until the server shows the certificate in its file. Raises StackError after some seconds."""
     wanted = tls.files(server).server_file.read_text("ascii")
     why: object = "it shows another one"
     for _ in tries(_SHOWN_WITHIN_S, longest_s=0.05):

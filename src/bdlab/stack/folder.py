@@ -116,7 +116,6 @@ class DataFolder:
             raise StackError(f"{what}, and its Vault knows its database by the old path", hint=hint)
 
     def _kept(self, name: str) -> str:
-        """Return what this small file says; "" if it is not there."""
         file = self.path / name
         return os.fsdecode(file.read_bytes()) if file.exists() else ""
 

@@ -77,9 +77,10 @@ class LocalStack:
         with ExitStack() as opened:
             opened.enter_context(self.folder)
             opened.callback(self._supervisor.stop_all)
-            endpoints = self._open(stop)
+            self._endpoints = self._open(stop)
+            self.folder.publish(self._endpoints)
             self._opened = opened.pop_all()
-        return endpoints
+        return self._endpoints
 
     def watch(self, stop: threading.Event) -> None:
         """Restart what dies, until `stop` is set."""
@@ -123,7 +124,9 @@ class LocalStack:
             self._volatile_log.report_loss(former, stop)
         chosen = self.commands.environment.get("BDLAB_MODEL_PATH", "")
         health = msgspec.json.decode(api.get("/health")[1] or b"{}", type=dict[str, object])
-        self._endpoints = Endpoints(
+        if self.model_path is not None:
+            self.folder.keep_model(self.model_path)
+        return Endpoints(
             pid=os.getpid(),
             start_mark=start_mark(os.getpid()),
             http_url=f"{'https' if self._tls else 'http'}://127.0.0.1:{http_port}",
@@ -136,10 +139,6 @@ class LocalStack:
             model=str(health.get("model", "")),
             model_path="" if chosen == SHIPPED_MODEL else chosen,
         )
-        if self.model_path is not None:
-            self.folder.keep_model(self.model_path)
-        self.folder.publish(self._endpoints)
-        return self._endpoints
 
     def _start_servers(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> None:
         """Start the servers and set them up, each as soon as what it needs is there."""
@@ -186,10 +185,8 @@ class LocalStack:
 
     def _configure_services(self, http_port: int, consumers: Mapping[str, int]) -> None:
         """Write what the services and the commands read: where Vault is, which tells them the rest."""
-        environment = service_environment(self.folder, self._openbao.address)
-        if self.model_path is not None:
-            environment["BDLAB_MODEL_PATH"] = self.model_path
-        self.commands.environment = environment
+        chosen = {} if self.model_path is None else {"BDLAB_MODEL_PATH": self.model_path}
+        self.commands.environment = service_environment(self.folder, self._openbao.address) | chosen
         self.consumer_urls = [f"{'https' if self._tls else 'http'}://127.0.0.1:{port}" for port in consumers.values()]
         # The consumers serve the same certificate as the API.
         served, authority = {}, {"ca_file": self._openbao.ca_file}
@@ -209,13 +206,12 @@ class LocalStack:
         """Start the consumers and the API at the same time; return the API."""
         make = partial(Service, commands=self.commands, tls=self._tls)
         for name, port in consumers.items():
-            command = ["consume", "--metrics-port", str(port)]
-            self._services.append(make(name, command, port=port, ready_path="/health/live"))
-        api = make("serve", ["serve"], port=http_port, ready_path="/health/ready")
-        for service in self._services:
+            service = make(name, ["consume", "--metrics-port", str(port)], port=port, ready_path="/health/live")
+            self._services.append(service)
             self._supervisor.add(service, restart_timeout_s=30.0)
         # When the API takes nothing new, and consumers still run.
         self._supervisor.before_stop(lambda: self._volatile_log.drain() if self._drains else None)
+        api = make("serve", ["serve"], port=http_port, ready_path="/health/ready")
         self._services.append(api)
         self._supervisor.add(api, restart_timeout_s=30.0)
         with TaskGroup(stop) as group:

@@ -74,7 +74,6 @@ class Commands:
     ) -> CommandResult:
         """Run one until it ends, with `environment` on top, and its standard error in `logs/<name>.log`. Raises
         StackError after `timeout_s` seconds and, with `check`, if it fails; StartInterrupted if `stop` was set."""
-        stop = stop or threading.Event()
         output_file = self.folder.records / f"{name}.out"
         process = Process(name, self.folder.path, output_file=output_file)
         hint = f"Its whole log is {process.log_file}."
@@ -82,7 +81,7 @@ class Commands:
         process.spawn([*self.program, *arguments], {**self.environment, **(environment or {})})
         try:
             while (code := process.wait(0.05)) is None:
-                if stop.is_set():
+                if stop and stop.is_set():
                     raise StartInterrupted(f"asked to stop while {name} was running")
                 if time.monotonic() >= deadline:
                     raise StackError(f"{name} did not end within {timeout_s:g} s:\n{process.tail()}", hint=hint)

@@ -194,7 +194,6 @@ def _cached(pinned: Assembly) -> list[Distribution]:
 
 
 def _distribution(home: Path) -> Distribution | None:
-    """Return the distribution in `home`; None if there is no Kafka."""
     for jar in home.glob("libs/kafka_2.1*.jar"):
         if match := re.fullmatch(r"kafka_2\.1\d-(\d+(?:\.\d+)*)\.jar", jar.name):
             return Distribution(home, tuple(int(part) for part in match[1].split(".")))

@@ -110,8 +110,7 @@ class ApacheKafka(Broker):
         return distribution.command(main, *arguments, heap_mb=256)
 
     def _is_ready(self) -> bool:
-        """Return whether the broker says so in its log: its ports accept connections long before that."""
-        return self.ready_line in self._log_since_start()
+        return self.ready_line in self._log_since_start()  # its ports accept connections long before that
 
     def _log_since_start(self) -> bytes:
         with contextlib.suppress(FileNotFoundError), self.log_file.open("rb") as file:
@@ -224,7 +223,6 @@ def broker_properties(data: Path) -> Properties:
 
 
 def _fixed(name: str) -> Properties:
-    """Return what is in a file of properties beside this module."""
     return dict(line.split("=", 1) for line in binaries.options(f"{name}.properties"))
 
 
