@@ -6,7 +6,7 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,27 +49,30 @@ def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None, wi
     with stop_on_signal() as stop, _throw_away_folder(keep=keep) as folder:
         kind = choose_broker(DataFolder(folder), broker, stop)
         stack = LocalStack(folder, command=bdlab_command(), report=show, broker=kind, tls=tls, model_path=model)
-        endpoints = stack.open(stop)
+        demo = _Demo(stack, stack.open(stop), folder, stop)
         try:
             serve_log, consume_log = stack.log_file("serve"), stack.log_file("consume-1")
-            contract = load_contract(endpoints.model_path)
+            contract = load_contract(demo.endpoints.model_path)
             samples = samples_of(contract)
             over_http, from_file = samples[: len(samples) // 2], samples[len(samples) // 2 :]
             with _step(f"predicted {len(over_http)} {contract.plural} over HTTP", log_file=serve_log):
-                ids = _post(endpoints, over_http)
+                ids = [str(demo.post("/predict", sample, "demo")["id"]) for sample in over_http]
             with _step(f"predicted {len(from_file)} {contract.plural} with `bdlab predict --file`"):
-                ids += _predict(stack, from_file, folder, stop)
+                file = folder / "samples.jsonl"
+                file.write_bytes(msgspec.json.Encoder().encode_lines(from_file))
+                output = demo.bdlab("predict", "--file", str(file), "--json", "--source", "demo")
+                ids += [str(json.loads(line)["id"]) for line in output.splitlines()]
             with _step(f"read {len(ids)} rows back from Postgres", log_file=consume_log):
-                rows = _wait_for_rows(endpoints, ids, stop)
+                rows = demo.wait_for_rows(ids)
             if not as_json:
                 out.print(_table(contract, rows), markup=True)
             life = None
-            if with_life and endpoints.model_path:
+            if with_life and demo.endpoints.model_path:
                 talk.print("A model of your own serves, so no second version is trained: that is of the shipped one.")
             elif with_life:
-                life = _ModelLife(stack, endpoints, folder, stop).run()
+                life = demo.lead_model()
             with _step("verified that every offset is stored exactly once"):
-                accounts = _verify(stack, stop, *["--json"] * as_json)
+                accounts = demo.verify(*["--json"] * as_json)
             result = {"rows": rows, "accounts": msgspec.Raw(accounts.encode()), "model_life": life}
             terminal.echo_json(result) if as_json else out.print(accounts, end="")
         finally:
@@ -107,145 +110,122 @@ def _throw_away_folder(*, keep: bool) -> Iterator[Path]:
                 raise StackError(f"processes of the demo still run: {', '.join(map(str, left))}")
 
 
-def _post(endpoints: Endpoints, samples: Sequence[dict[str, Any]]) -> list[str]:
-    """Predict over HTTP, and return the ids of the answers. Raises Unhealthy for any answer but 200."""
-    ids = []
-    for sample in samples:
-        status, answer = _call(endpoints, "POST", "/predict", sample)
-        if status != 200:
-            raise Unhealthy(f"POST /predict answered {status} instead of 200: {answer}")
-        ids.append(str(answer["id"]))
-    return ids
-
-
-def _predict(stack: LocalStack, samples: Sequence[dict[str, Any]], folder: Path, stop: threading.Event) -> list[str]:
-    """Predict from a file with `bdlab predict`, and return the ids that it printed. Raises StackError."""
-    file = folder / "samples.jsonl"
-    file.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
-    outcome = stack.commands.run("predict", ["predict", "--file", str(file), "--json", "--source", "demo"], stop)
-    return [str(json.loads(line)["id"]) for line in outcome.output.splitlines()]
-
-
-def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Event) -> list[dict[str, Any]]:
-    """Return the stored rows of `ids`, in that order, once all are there.
-
-    Raises Unhealthy if some are missing after 30 s, and StartInterrupted if `stop` is set."""
-    status, missing = 0, len(ids)
-    for _ in tries(_ROWS_TIMEOUT_S, stop=stop, longest_s=_POLL_S):
-        status, answer = _call(endpoints, "GET", f"/predictions?limit={min(10 * len(ids), MAX_LIMIT)}&source=all")
-        stored = {row["id"]: row for row in answer} if status == 200 else {}
-        missing = sum(wanted not in stored for wanted in ids)
-        if not missing:
-            return [stored[wanted] for wanted in ids]
-    if stop.is_set():
-        raise StartInterrupted("asked to stop while waiting for the rows")
-    late = f"are not in Postgres after {_ROWS_TIMEOUT_S:.0f} s (GET /predictions answered {status})"
-    raise Unhealthy(f"{missing} of {len(ids)} predictions {late}")
-
-
 @dataclass
-class _ModelLife:
-    """A second version of the shipped model, from feedback to its promotion. Its reviews have no source that is left
-    out by default, since the folder is thrown away."""
+class _Demo:
+    """What is done with a stack that is up, in its `folder`. All raise BdlabError."""
 
     stack: LocalStack
     endpoints: Endpoints
     folder: Path
     stop: threading.Event
 
-    def run(self) -> dict[str, Any]:
-        """Lead it through, and return the figures. Raises BdlabError."""
-        self._reviews, old = slang_reviews(), find("").card.title
+    def bdlab(self, *arguments: str) -> str:
+        return self.stack.commands.run(arguments[0], arguments, self.stop).output
+
+    def verify(self, *options: str) -> str:
+        """Return what `bdlab verify` printed. Raises Unhealthy if it does not add up."""
+        verify = ["verify", "--wait", str(_VERIFY_WAIT_S), *options]
+        outcome = self.stack.commands.run("verify", verify, self.stop, check=False)
+        if outcome.code != 0:
+            raise Unhealthy(f"bdlab verify ended with exit code {outcome.code}:\n{outcome.output}{outcome.tail}")
+        return outcome.output
+
+    def call(self, method: str, path: str, body: object = None, source: str | None = None) -> tuple[int, Any]:
+        """Return status and decoded JSON. Raises StackError if the API does not answer."""
+        ca_file = self.endpoints.ca_file
+        context = ssl.create_default_context(cafile=ca_file) if ca_file else False
+        try:
+            with httpx.Client(verify=context, trust_env=False, timeout=_HTTP_TIMEOUT_S) as client:
+                headers = {"Bdlab-Source": source} if source else {}
+                response = client.request(method, self.endpoints.http_url + path, json=body, headers=headers)
+                return response.status_code, response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise StackError(f"{method} {self.endpoints.http_url}{path} was not answered: {error}") from error
+
+    def post(self, path: str, body: object, source: str | None = None) -> Any:
+        status, answer = self.call("POST", path, body, source)
+        if status != 200:
+            raise Unhealthy(f"POST {path} answered {status} instead of 200: {answer}")
+        return answer
+
+    def wait_for_rows(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the stored rows of `ids`, in that order, once all are there.
+
+        Raises Unhealthy if some are missing after 30 s, and StartInterrupted if `stop` is set."""
+        status, missing = 0, len(ids)
+        for _ in tries(_ROWS_TIMEOUT_S, stop=self.stop, longest_s=_POLL_S):
+            status, answer = self.call("GET", f"/predictions?limit={min(10 * len(ids), MAX_LIMIT)}&source=all")
+            stored = {row["id"]: row for row in answer} if status == 200 else {}
+            missing = sum(wanted not in stored for wanted in ids)
+            if not missing:
+                return [stored[wanted] for wanted in ids]
+        if self.stop.is_set():
+            raise StartInterrupted("asked to stop while waiting for the rows")
+        late = f"are not in Postgres after {_ROWS_TIMEOUT_S:.0f} s (GET /predictions answered {status})"
+        raise Unhealthy(f"{missing} of {len(ids)} predictions {late}")
+
+    def lead_model(self) -> dict[str, Any]:
+        """Lead a second version of the shipped model from feedback to its promotion, and return the figures. Its
+        reviews have no source that is left out by default, since the folder is thrown away."""
+        reviews, old = slang_reviews(), find("").card.title
         new = f"{old}+demo"
         terminal.stderr().print(
             "Next, a model's life, on reviews in a slang that the shipped model misreads, made up for this demo."
         )
         with _step(f"predicted {_LEARNT} such reviews over HTTP"):
-            learnt = self._predict(_LEARNT)
-            _wait_for_rows(self.endpoints, [each for each, _ in learnt], self.stop)
+            learnt = self._predict(islice(reviews, _LEARNT))
+            self.wait_for_rows([*learnt])
             between = datetime.now(UTC).isoformat()
         with _step(f"predicted {_JUDGED} others, which the second version will not learn from"):
-            judged = self._predict(_JUDGED)
+            judged = self._predict(islice(reviews, _JUDGED))
         with _step("said with `bdlab feedback` how many stars each is worth, and stored that"):
-            self._tell(learnt + judged)
-            _verify(self.stack, self.stop)
+            self._tell(learnt | judged)
         with _step(f"trained {new} with `bdlab train --from-store`, on the first {_LEARNT}"):
             output = str(self.folder / "second")
             named = ("--output", output, "--model-version", new.partition("@")[2])
-            self._bdlab("train", "--from-store", "--until", between, *named)
+            self.bdlab("train", "--from-store", "--until", between, *named)
         with _step("added it to the registry with `bdlab model add`"):
-            self._bdlab("model", "add", output)
+            self.bdlab("model", "add", output)
         with _step("scored the others again with `bdlab rescore`, and verified that each was once"):
-            self._bdlab("rescore", "--model", new, "--since", between)
-            rescored = self._bdlab("verify", "--rescored", new, "--json")
+            self.bdlab("rescore", "--model", new, "--since", between)
+            rescored = self.bdlab("verify", "--rescored", new, "--json")
         with _step("compared both versions on the others with `bdlab compare`"):
-            compared = self._bdlab("compare", old, new, "--json")
+            compared = self.bdlab("compare", old, new, "--json")
         with _step("promoted it with `bdlab model promote --if-better`"):
-            self._bdlab("model", "promote", new, "--if-better", "--why", "bdlab demo")
+            self.bdlab("model", "promote", new, "--if-better", "--why", "bdlab demo")
         with _step("`serve` took it, without a restart"):
-            self._wait_for(new)
+            self._wait_for_model(new)
         with _step(f"predicted {_JUDGED} more with it, said how many stars each is worth, and stored that"):
-            self._tell(self._predict(_JUDGED))
-            _verify(self.stack, self.stop)
+            self._tell(self._predict(islice(reviews, _JUDGED)))
         with _step("asked for the live error with `bdlab quality`"):
-            quality = self._bdlab("quality", "--json")
+            quality = self.bdlab("quality", "--json")
         errors = {each["model"]: each["errors"]["prediction"] for each in json.loads(quality)["versions"]}
         for model in (old, new):
-            text = (
-                f"  live error of {model}: MSE {errors[model]['mse']:.2f} stars², {errors[model]['rows']} right answers"
-            )
-            terminal.stderr().print(text)
+            text = f"MSE {errors[model]['mse']:.2f} stars², {errors[model]['rows']} right answers"
+            terminal.stderr().print(f"  live error of {model}: {text}")
         raw = {"rescored": rescored, "comparison": compared, "quality": quality}
         return {"model": new, **{name: msgspec.Raw(text.encode()) for name, text in raw.items()}}
 
-    def _bdlab(self, *arguments: str) -> str:
-        return self.stack.commands.run(arguments[0], arguments, self.stop).output
+    def _predict(self, reviews: Iterable[tuple[dict[str, Any], int]]) -> dict[str, int]:
+        """Return the ids of the predictions, with the stars that are right."""
+        given, stars = zip(*reviews, strict=True)
+        return dict(zip((each["id"] for each in self.post("/predict/batch", given)), stars, strict=True))
 
-    def _predict(self, count: int) -> list[tuple[str, int]]:
-        """Return the ids of as many predictions, with the stars that are right."""
-        asked = list(islice(self._reviews, count))
-        status, answers = _call(self.endpoints, "POST", "/predict/batch", [given for given, _ in asked], source=None)
-        if status != 200:
-            raise Unhealthy(f"POST /predict/batch answered {status} instead of 200: {answers}")
-        return [(answer["id"], stars) for answer, (_, stars) in zip(answers, asked, strict=True)]
-
-    def _tell(self, known: Sequence[tuple[str, int]]) -> None:
+    def _tell(self, known: Mapping[str, int]) -> None:
         file = self.folder / "feedback.csv"
-        lines = "".join(f"{prediction},{stars}\n" for prediction, stars in known)
+        lines = "".join(f"{prediction},{stars}\n" for prediction, stars in known.items())
         file.write_text("prediction_id,prediction\n" + lines, encoding="utf-8")
-        self._bdlab("feedback", "--file", str(file))
+        self.bdlab("feedback", "--file", str(file))
+        self.verify()
 
-    def _wait_for(self, model: str) -> None:
+    def _wait_for_model(self, model: str) -> None:
         health: Any = {}
         for _ in tries(_ROWS_TIMEOUT_S, stop=self.stop, longest_s=_POLL_S):
-            _, health = _call(self.endpoints, "GET", "/health")
+            _, health = self.call("GET", "/health")
             if health["model"] == model:
                 return
         why = health.get("model_problem") or "it was not loaded in time"
         raise Unhealthy(f"`serve` still answers with {health.get('model')}: {why}")
-
-
-def _verify(stack: LocalStack, stop: threading.Event, *options: str) -> str:
-    """Return what `bdlab verify` printed. Raises Unhealthy if it does not add up."""
-    verify = ["verify", "--wait", str(_VERIFY_WAIT_S), *options]
-    outcome = stack.commands.run("verify", verify, stop, check=False)
-    if outcome.code != 0:
-        raise Unhealthy(f"bdlab verify ended with exit code {outcome.code}:\n{outcome.output}{outcome.tail}")
-    return outcome.output
-
-
-def _call(
-    endpoints: Endpoints, method: str, path: str, body: object = None, *, source: str | None = "demo"
-) -> tuple[int, Any]:
-    """Return status and decoded JSON. Raises StackError if the API does not answer."""
-    context = ssl.create_default_context(cafile=endpoints.ca_file) if endpoints.ca_file else False
-    try:
-        with httpx.Client(verify=context, trust_env=False, timeout=_HTTP_TIMEOUT_S) as client:
-            headers = {"Bdlab-Source": source} if source else {}
-            response = client.request(method, endpoints.http_url + path, json=body, headers=headers)
-            return response.status_code, response.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise StackError(f"{method} {endpoints.http_url}{path} was not answered: {error}") from error
 
 
 def _table(contract: Contract, rows: Sequence[dict[str, Any]]) -> Table:
