@@ -37,7 +37,7 @@ def query(
     It reads page by page, so that --limit 0 gives a table of any size in the memory of a page."""
     from bdlab.postgres.reader import Reader
     from bdlab.postgres.session import ConnectionLimits
-    from bdlab_cli.output.predictions import Stored, csv_writer, row_file
+    from bdlab_cli.output.predictions import RowFile, Stored, csv_writer
 
     if json + csv + (output is not None) > 1:
         raise BadParameter("give one of --json, --csv and --output")
@@ -52,7 +52,7 @@ def query(
         contract = reader.contract()
         shown, conditions = Stored(contract), Parameters(contract).where(where or [])
         wanted = Selection(since=since, until=until, model=model, source=source, where=conditions)
-        file = kept.enter_context(row_file(shown.types, output, raw_cells=raw_cells)) if output else None
+        file = kept.enter_context(RowFile(shown.types, output, raw_cells=raw_cells)) if output else None
         write = file.add if file else csv_writer(terminal, shown.types, raw_cells=raw_cells) if csv else None
         count, more = 0, False
         for rows, after in reader.pages(wanted, limit):

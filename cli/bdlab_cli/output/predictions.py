@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from msgspec import UNSET
@@ -60,7 +60,7 @@ def results(contract: Contract, *, as_json: bool, output: str | None, published:
     if output is None:
         return _JsonLines(contract) if as_json else _Table(contract, published=published)
     fields = _Fields(contract)
-    return row_file(fields.types, output, raw_cells=raw_cells, fields=fields.with_inputs)
+    return RowFile(fields.types, output, raw_cells=raw_cells, fields=fields.with_inputs)
 
 
 class _Fields:
@@ -122,37 +122,40 @@ Fields = dict[str, Any]
 """What is written of a row."""
 
 
-def row_file(
-    types: Mapping[str, Any], output: str, *, raw_cells: bool, fields: Callable[[Any], Fields] = lambda row: row
-) -> RowFile:
-    """Return the file for rows, of which `fields` makes those that have these types. Raises InvalidInput if --output
-    has no known suffix or address."""
-    kind = PurePosixPath(output).suffix.lower()
-    if kind == ".csv":
-        return _CsvFile(types, output, fields, raw_cells=raw_cells)
-    if kind in (".jsonl", ".ndjson"):
-        return RowFile(types, output, fields)
-    if kind == ".parquet":
-        parquet.check_installed(output)
-        return _ParquetFile(types, output, fields)
-    hint = "For standard output leave it out, and give --json."
-    raise InvalidInput(f"--output {output} ends in none of .csv, .jsonl and .parquet", hint=hint)
-
-
 class RowFile(Results):
-    """A file that is replaced once all rows are there; until then they are in a file beside it. A context, whose
-    `complete` is called after the last row. It has a line of JSON for each."""
+    """A file for rows, of which `fields` makes those that have these types. It is replaced once all rows are there;
+    until then they are in a file beside it. A context, whose `complete` is called after the last row. Raises
+    InvalidInput if --output has no known suffix or address."""
 
-    def __init__(self, types: Mapping[str, Any], path: str, fields: Callable[[Any], Fields]) -> None:
-        self._types, self._path, self._fields = types, path, fields
+    def __init__(
+        self, types: Mapping[str, Any], path: str, *, raw_cells: bool, fields: Callable[[Any], Fields] = lambda row: row
+    ) -> None:
+        self._types, self._path, self._raw_cells, self._fields = types, path, raw_cells, fields
+        self._kind = PurePosixPath(path).suffix.lower()
+        if self._kind not in (".csv", ".jsonl", ".ndjson", ".parquet"):
+            hint = "For standard output leave it out, and give --json."
+            raise InvalidInput(f"--output {path} ends in none of .csv, .jsonl and .parquet", hint=hint)
+        if self._kind == ".parquet":
+            parquet.check_installed(path)
         self._new = Upload(path) if is_address(path) else Replacement(Path(path), hidden=False)
 
     def __enter__(self) -> Self:
-        with self._named():
-            self._write = self._writer(self._new.__enter__().file)
+        with self._named(), ExitStack() as closing:
+            file = self._new.__enter__().file
+            self._write: Callable[[Fields], object] = lambda fields: file.write(msgspec.json.encode(fields) + b"\n")
+            if self._kind == ".csv":
+                text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+                self._write = csv_writer(text, self._types, raw_cells=self._raw_cells)
+            elif self._kind == ".parquet":
+                rows = parquet.Writer(file, self._types)
+                self._write = rows.write
+                closing.callback(rows.close)
+            self._closing = closing.pop_all()
         return self
 
     def __exit__(self, *raised: object) -> None:
+        with suppress(OSError):
+            self._closing.close()
         self._new.__exit__(*raised)
         if self._new.partial is not None and self._new.keep:
             terminal.echo(f"{self._path} is what it was; the results so far are in {self._new.partial}", err=True)
@@ -165,10 +168,6 @@ class RowFile(Results):
             why = (getattr(error, "strerror", None) or str(error)).lower()
             raise BdlabError(f"--output {self._path} cannot be written: {why}") from error
 
-    def _writer(self, file: IO[bytes]) -> Callable[[Fields], object]:
-        """Write what comes before the first row, and return what writes one."""
-        return lambda fields: file.write(msgspec.json.encode(fields) + b"\n")
-
     def add(self, row: Any) -> None:
         self._new.keep = True
         try:  # a context manager would take as long as the writing
@@ -179,35 +178,8 @@ class RowFile(Results):
 
     def complete(self) -> None:
         with self._named():
+            self._closing.close()
             self._new.commit()
-
-
-class _ParquetFile(RowFile):
-    def _writer(self, file: IO[bytes]) -> Callable[[Fields], object]:
-        self._rows = parquet.Writer(file, self._types)
-        return self._rows.write
-
-    def complete(self) -> None:
-        with self._named():
-            self._rows.close()
-        super().complete()
-
-    def __exit__(self, *raised: object) -> None:
-        with suppress(OSError):
-            self._rows.close()
-        super().__exit__(*raised)
-
-
-class _CsvFile(RowFile):
-    def __init__(
-        self, types: Mapping[str, Any], path: str, fields: Callable[[Any], Fields], *, raw_cells: bool
-    ) -> None:
-        super().__init__(types, path, fields)
-        self._raw_cells = raw_cells
-
-    def _writer(self, file: IO[bytes]) -> Callable[[Fields], object]:
-        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
-        return csv_writer(text, self._types, raw_cells=self._raw_cells)
 
 
 def csv_writer(file: Any, types: Mapping[str, Any], *, raw_cells: bool) -> Callable[[Fields], None]:
