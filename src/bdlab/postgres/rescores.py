@@ -37,11 +37,8 @@ class Ranges(Session):
     Each call raises DatabaseError, VaultError, and ContractMismatch if the database has another contract."""
 
     def __init__(self, credentials: DatabaseCredentials, model: str, contract: Contract, run: str) -> None:
-        super().__init__(credentials, application_name="bdlab rescore", limits=_LIMITS, prepare=self._check)
-        self.model = model
-        self.run = run
-        self._contract = contract
-        self._rows = _FIRST_ROWS
+        super().__init__(credentials, application_name="bdlab rescore", limits=_LIMITS)
+        self.model, self.run, self._contract, self._rows = model, run, contract, _FIRST_ROWS
         self._names = {"model": model, "run": run, "by": f"{run} on {socket.gethostname()}"}
 
         def listed(columns: Sequence[str]) -> sql.Composed:
@@ -52,7 +49,7 @@ class Ranges(Session):
         outputs = listed([field.column for field in contract.outputs])
         self._insert = sql.SQL(statements["insert"]).format(columns=outputs)
 
-    def _check(self, cursor: Cursor) -> None:
+    def _prepare(self, cursor: Cursor) -> None:
         check_schema(cursor, self.server)
         check_fits(self._contract, read_contract(cursor))
 

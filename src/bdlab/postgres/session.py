@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -29,7 +29,6 @@ from bdlab.credentials import Connecting, DatabaseCredentials, DatabaseLogin
 from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, RowRejected, SettingsInvalid
 
 LIBPQ = ".".join(map(str, divmod(libpq_version(), 10_000)))
-INSUFFICIENT_PRIVILEGE = "42501"
 
 #: Words of a server that did not answer, or accepts nobody now.
 _NO_REFUSAL: list[str] = tomllib.loads(Path(__file__).with_name("faults.toml").read_text("utf-8"))["no_refusal"]
@@ -75,7 +74,7 @@ def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> Data
     diagnosis = error.diag.message_primary if error.diag else None
     lines = (diagnosis or str(error)).strip().splitlines()
     text = lines[0].replace("\x00", "\\0") if lines else type(error).__name__
-    if code == INSUFFICIENT_PRIVILEGE:
+    if code == "42501":
         hint = "Run `bdlab migrate`; then compare the role's grants with docs/accounting.md."
         return DatabaseDenied(f"PostgreSQL at {server} denies it: {text} (SQLSTATE {code})", hint=hint)
     if rows and code[:2] in ("22", "23", "54"):
@@ -160,7 +159,7 @@ def cut(connection: Connection) -> None:
 
 class Session(Connecting):
     """Transactions on one connection, which is made again if it broke or its credentials changed. Not for two threads
-    at once. `prepare` is called on each new connection, before its first transaction."""
+    at once. With `snapshot` each is read-only, and sees one state of the data (REPEATABLE READ)."""
 
     def __init__(
         self,
@@ -168,12 +167,10 @@ class Session(Connecting):
         *,
         application_name: str,
         limits: ConnectionLimits | None = None,
-        prepare: Callable[[Cursor], None] | None = None,
         snapshot: bool = False,
     ) -> None:
-        """With `snapshot` each transaction is read-only, and sees one state of the data (REPEATABLE READ)."""
         self._credentials, self._application_name = credentials, application_name
-        self._limits, self._prepare, self._snapshot = limits or ConnectionLimits(), prepare, snapshot
+        self._limits, self._snapshot = limits or ConnectionLimits(), snapshot
         self._connection: Connection | None = None
         self._login: DatabaseLogin | None = None
         self._refused: DatabaseLogin | None = None
@@ -189,6 +186,9 @@ class Session(Connecting):
         """Close the connection; what it had not committed is rolled back."""
         connection, self._connection = self._connection, None
         _close(connection)
+
+    def _prepare(self, cursor: Cursor) -> None:
+        """Prepare a new connection, before its first transaction."""
 
     def cut(self) -> None:
         """Let the transaction that is under way fail now, from another thread, as if the server were gone."""
@@ -268,10 +268,9 @@ class Session(Connecting):
         try:
             if self._snapshot:
                 connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
-            if self._prepare is not None:
-                with cut_after(self._limits.silence_s, connection), connection.cursor() as cursor:
-                    self._prepare(cursor)
-                    connection.commit()
+            with cut_after(self._limits.silence_s, connection), connection.cursor() as cursor:
+                self._prepare(cursor)
+                connection.commit()
         except BaseException as error:
             _close(connection)
             if isinstance(error, psycopg2.Error):

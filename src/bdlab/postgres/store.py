@@ -39,9 +39,9 @@ _TABLES = {"prediction": "predictions", "feedback": "feedback"}
 """Where the rows of each kind of event are."""
 
 
-class Store:
+class Store(Session):
     """For one thread, with a login of bdlab_writer. `make_codec` makes the codec of the events that it stores, whose
-    kind says in which table."""
+    kind says in which table. To open it raises SchemaOutdated too."""
 
     codec: Any
     """The `Codec` of the events that are stored; only `read_contract` changes it, once the store was opened."""
@@ -57,19 +57,12 @@ class Store:
         """`idle_in_transaction_s` has to be below the consumer group's session time-out. So the server frees the locks
         of a consumer that froze before another gets its partitions."""
         limits = limits or ConnectionLimits(idle_in_transaction_s=idle_in_transaction_s)
-        self._session = Session(credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare)
+        super().__init__(credentials, application_name="bdlab consume", limits=limits)
         self._make_codec = make_codec
         self._numbers: dict[LogPartition, int] = {}
 
-    def open(self) -> None:
-        """Connect. Raises DatabaseUnavailable, DatabaseDenied, SchemaOutdated and VaultError."""
-        self._session.open()
-
-    def close(self) -> None:
-        self._session.close()
-
     def _prepare(self, cursor: Cursor) -> None:
-        check_schema(cursor, self._session.server)
+        check_schema(cursor, self.server)
         if not hasattr(self, "codec"):
             self._take(read_contract(cursor))
         cursor.execute(self._temporary_table)
@@ -92,29 +85,28 @@ class Store:
 
     def read_contract(self) -> bool:
         """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""
-        with self._session.transaction() as cursor:
+        with self.transaction() as cursor:
             found = read_contract(cursor)
-        changed: bool = found != self.codec.contract
-        if changed:
+        if changed := bool(found != self.codec.contract):
             self._take(found)
-            self._session.close()  # the next connection is prepared for it
+            self.close()  # the next connection is prepared for it
         return changed
 
     def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
         """Return what is known of the log with these ranges. Raises as `start_offsets`."""
-        with self._session.transaction() as cursor:
+        with self.transaction() as cursor:
             return read_known(cursor, ranges)
 
     def confirm(self, ranges: Sequence[LogRange]) -> None:
         """Note the topic id of a log without one. Raises as `start_offsets`."""
-        with self._session.transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(queries("logs")["confirm"], msgspec.structs.asdict(ranges[0]))
 
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
         """Return where to go on in each partition; `assigned` has the log's start for those that are new. Raises
         DatabaseUnavailable, DatabaseDenied and VaultError."""
         logs = [log_partition(position) for position in assigned]
-        with self._session.transaction() as cursor:
+        with self.transaction() as cursor:
             self._numbers.clear()
             self._number(cursor, logs, new=True)
             numbers = [self._numbers[log] for log in logs]
@@ -152,22 +144,28 @@ class Store:
         dead = [entry for entry in batch if isinstance(entry, DeadLetter)]
         statements = queries("store")
         rows = duplicates = 0
-        with self._session.transaction() as cursor:
+        with self.transaction() as cursor:
             if not all(fence.log in self._numbers for fence in advance):
                 self._number(cursor, [fence.log for fence in advance], new=False)
                 if not all(fence.log in self._numbers for fence in advance):
                     raise _fence_lost(advance)
             lines = io.BytesIO(self._lines(accepted, self._numbers))
-            bounds = self._bounds(advance, ends or {})
+            bounds = {
+                "log_ids": [self._numbers[fence.log] for fence in advance],
+                "partitions": [fence.log.partition for fence in advance],
+                "expected": [fence.expected for fence in advance],
+                "next": [fence.next for fence in advance],
+                "ends": [(ends or {}).get(fence.log, 0) for fence in advance],
+            }
             if accepted:
-                with _content(self._session.server):
+                with _content(self.server):
                     cursor.copy_expert(statements["copy"], lines, _COPY_BYTES)
             # The first row lock of the transaction; nothing slow comes after it.
             cursor.execute(statements["fence"], bounds)
             if cursor.rowcount != len(advance):
                 raise _fence_lost(advance)
             if accepted:
-                with _content(self._session.server):
+                with _content(self.server):
                     cursor.execute(self._insert_rows, bounds)
                 rows = cursor.rowcount
                 if rows < len(accepted):
@@ -176,26 +174,11 @@ class Store:
             written = self._insert_dead_letters(cursor, dead) if dead else 0
         return Stored(rows=rows, duplicates=duplicates, dead_letters=written)
 
-    def _bounds(self, advance: Sequence[Fence], ends: Mapping[LogPartition, int]) -> dict[str, list[Any]]:
-        return {
-            "log_ids": [self._numbers[fence.log] for fence in advance],
-            "partitions": [fence.log.partition for fence in advance],
-            "expected": [fence.expected for fence in advance],
-            "next": [fence.next for fence in advance],
-            "ends": [ends.get(fence.log, 0) for fence in advance],
-        }
-
     def _insert_dead_letters(self, cursor: Cursor, dead: Sequence[DeadLetter]) -> int:
-        statements = queries("store")
-        written = execute_values(
-            cursor,
-            statements["insert_dead_letters"],
-            (_dead_letter(letter, self._numbers[log_partition(letter.record.position)]) for letter in dead),
-            template=statements["dead_letter"],
-            page_size=_DEAD_LETTERS_A_STATEMENT,
-            fetch=True,
-        )
-        return len(written)
+        statements, size = queries("store"), _DEAD_LETTERS_A_STATEMENT
+        rows = (_dead_letter(letter, self._numbers[log_partition(letter.record.position)]) for letter in dead)
+        template, statement = statements["dead_letter"], statements["insert_dead_letters"]
+        return len(execute_values(cursor, statement, rows, template=template, page_size=size, fetch=True))
 
 
 @contextlib.contextmanager
@@ -220,14 +203,6 @@ def _fence_lost(advance: Sequence[Fence]) -> FenceLost:
 
 def _dead_letter(letter: DeadLetter, log_id: int) -> dict[str, Any]:
     record = letter.record
-    return {
-        "log_id": log_id,
-        "partition": record.position.partition,
-        "offset": record.position.offset,
-        "key": record.key,
-        "value": record.value,
-        "headers": headers_json(record.headers),
-        "reason": printable(letter.reason),
-        "sqlstate": letter.sqlstate,
-        "replay_count": replay_count(record),
-    }
+    held = {"key": record.key, "value": record.value, "headers": headers_json(record.headers)}
+    why = {"reason": printable(letter.reason), "sqlstate": letter.sqlstate, "replay_count": replay_count(record)}
+    return {"log_id": log_id, **msgspec.structs.asdict(record.position), **held, **why}
