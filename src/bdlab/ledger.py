@@ -19,9 +19,8 @@ REPLAY_HEADER = "bdlab-replay-count"
 
 
 class LogPartition(NamedTuple):
-    """One partition of a log, which is one topic of one cluster between its creation and its deletion.
-
-    Offsets are unique in it. A topic that is deleted and made again is another log."""
+    """One partition of a log, which is one topic of one cluster between its creation and its deletion. Offsets are
+    unique in it. A topic that is deleted and made again is another log."""
 
     cluster_id: str
     topic: str
@@ -67,9 +66,8 @@ def runs(positions: Sequence[Position]) -> Iterator[tuple[LogPartition, int, int
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """A record that was decoded. It keeps the record, as the database may still refuse the row.
-
-    `fields` is what PlainJson found in the record's value, and `told` what its headers tell; None if nobody looked."""
+    """A record that was decoded. It keeps the record, as the database may still refuse the row. `fields` is what
+    PlainJson found in the record's value, and `told` what its headers tell; None if nobody looked."""
 
     record: Record
     event: Event
@@ -108,9 +106,8 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fences(batch: Iterable[Entry]) -> list[Fence]:
-    """Return the advance of each partition in `batch`, in the order in which their rows are to be locked.
-
-    Raises ValueError if the offsets of a partition do not ascend without a gap."""
+    """Return the advance of each partition in `batch`, in the order in which their rows are to be locked. Raises
+    ValueError if the offsets of a partition do not ascend without a gap."""
     first: dict[LogPartition, int] = {}
     after: dict[LogPartition, int] = {}
     positions = [entry.record.position for entry in batch]
@@ -148,11 +145,9 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """What is recorded of one partition, read in one snapshot.
-
-    `first_offset` and `next_offset` are None if rows exist and the partition is not in `sink_offsets`.
-    The counts include rows that retention has deleted; for offsets below `pruned_to` its checkpoint stands
-    in for them. `end_seen` is the highest end of the log that the sink saw.
+    """What is recorded of one partition, read in one snapshot. `first_offset` and `next_offset` are None if rows exist
+    and the partition is not in `sink_offsets`. The counts include rows that retention has deleted; for offsets below
+    `pruned_to` its checkpoint stands in for them. `end_seen` is the highest end of the log that the sink saw.
     `missing`, `twice` and `outside` are cut to a limit; the counts beside them are complete."""
 
     log: LogPartition

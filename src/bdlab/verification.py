@@ -19,9 +19,8 @@ _IDS = 20
 
 
 class _Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Offsets, and how many records each table has of a partition.
-
-    `first_offset` and `next_offset` are None for a partition that was never assigned to a consumer."""
+    """Offsets, and how many records each table has of a partition. `first_offset` and `next_offset` are None for a
+    partition that was never assigned to a consumer."""
 
     cluster_id: str
     topic: str
@@ -45,10 +44,9 @@ class PartitionReport(_Counts, frozen=True, kw_only=True):
 
 
 class ClosedPartition(_Counts, frozen=True, kw_only=True):
-    """A partition of a log that the broker has no longer, as after the restart of a broker without a disk.
-
-    `lost` events are known to have been in it and were never recorded. There may have been more, after the
-    consumer last saw the end of the log."""
+    """A partition of a log that the broker has no longer, as after the restart of a broker without a disk. `lost`
+    events are known to have been in it and were never recorded. There may have been more, after the consumer last saw
+    the end of the log."""
 
     lost: int
 
@@ -95,11 +93,10 @@ def verify(
     read_records: Callable[[LogRange], ReadRecords] | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
-    """Compare the broker's log with the database and return the result.
-
-    `ranges` returns those of all topics. `wait_s` is how many seconds to wait for a running consumer to pass the ends;
-    `limit` bounds each list of offsets; `read_records` returns a function that reads records, to prove that the log is
-    the recorded one and to name the events that are missing. Raises BrokerError, DatabaseError and VaultError."""
+    """Compare the broker's log with the database and return the result. `ranges` returns those of all topics. `wait_s`
+    is how many seconds to wait for a running consumer to pass the ends; `limit` bounds each list of offsets;
+    `read_records` returns a function that reads records, to prove that the log is the recorded one and to name the
+    events that are missing. Raises BrokerError, DatabaseError and VaultError."""
     current = {log_partition(found): found for found in ranges()}
     waited = _await_consumer(current, books, wait_s, stop or threading.Event())
     proofs: dict[str, tuple[ReadRecords | None, Mapping[int, str]]] = {}
@@ -118,7 +115,16 @@ def verify(
         _partition(current[log], later.get(log), accounts.get(log), *proofs[log.topic]) for log in sorted(current)
     )
     taken = [id(account) for account in accounts.values()]
-    closed = tuple(_closed(account) for account in every if id(account) not in taken)
+    closed = tuple(
+        ClosedPartition(
+            **one.log._asdict(),
+            **_counts(one),
+            lost=max(0, one.end_seen - (one.next_offset or 0)),
+            problems=tuple(_imbalance(one, None)),
+        )
+        for one in every
+        if id(one) not in taken
+    )
     troubled = any(one.problems for one in (*partitions, *closed))
     return Report(verified=not troubled, partitions=partitions, closed=closed, waited_s=round(waited, 3))
 
@@ -173,15 +179,6 @@ def _partition(
         problems += _imbalance(account, read)
     return PartitionReport(
         **log._asdict(), **_counts(account), log_start=found.start, end=found.end, problems=tuple(problems)
-    )
-
-
-def _closed(account: Account) -> ClosedPartition:
-    return ClosedPartition(
-        **account.log._asdict(),
-        **_counts(account),
-        lost=max(0, account.end_seen - (account.next_offset or 0)),
-        problems=tuple(_imbalance(account, None)),
     )
 
 

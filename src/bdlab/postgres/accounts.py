@@ -107,11 +107,9 @@ def prune(
     offsets_a_transaction: int = _OFFSETS_A_TRANSACTION,
 ) -> Iterator[Pruned]:
     """Delete the positions that were recorded before `before`, and yield what was deleted of each partition. With a
-    prediction go its re-scores and what its feedback says.
-
-    `credentials` log in as a member of bdlab_owner: the writer may not delete. The id of a deleted row is forgotten: an
-    event with it is then stored as a new row. Raises Unhealthy for a partition that does not balance (what came before
-    it stays pruned), DatabaseError and VaultError."""
+    prediction go its re-scores and what its feedback says. `credentials` log in as a member of bdlab_owner: the writer
+    may not delete. The id of a deleted row is forgotten: an event with it is then stored as a new row. Raises Unhealthy
+    for a partition that does not balance (what came before it stays pruned), DatabaseError and VaultError."""
     with Session(credentials, application_name="bdlab prune", limits=_LIMITS) as session:
         with session.transaction() as cursor:
             cursor.execute(queries("accounts")["prunable"])

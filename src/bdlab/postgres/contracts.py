@@ -4,8 +4,7 @@ Versions are SQL files that the owner applies in order, under an advisory lock. 
 `predictions`, and in the row of `contracts` that says so."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -72,7 +71,16 @@ def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...
     cursor.execute(sql["create_table"])
     cursor.execute(sql["applied"])
     applied = {row[0]: row[1:] for row in cursor.fetchall()}
-    _compare(applied, server)
+    newest = max(applied, default=0)
+    if newest > expected_version() and (applied[newest][2] or newest) > expected_version():
+        raise _newer(newest, server)
+    known = {one.version: one.checksum for one in migrations()}
+    for version, (name, checksum, _) in applied.items():
+        if known.get(version, checksum) != checksum:
+            raise SchemaOutdated(
+                f"migration {version:04d}_{name} in {server} is not the one that this version of bdlab ships",
+                hint="The database was migrated by another build. Use the build that migrated it.",
+            )
     cursor.execute(sql["lacking_roles"], {"names": [deployment.in_sql(role.group) for role in READERS_TOO]})
     if lacking := [name for (name,) in cursor.fetchall()]:
         raise DatabaseError(
@@ -84,29 +92,6 @@ def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...
         cursor.execute(deployment.in_sql(one.sql))
         cursor.execute(sql["record"], msgspec.structs.asdict(one))
     return tuple(f"{one.version:04d}_{one.name}" for one in missing)
-
-
-@contextmanager
-def as_owner(credentials: DatabaseCredentials, deployment: Deployment) -> Iterator[tuple[Cursor, str]]:
-    """Yield a cursor in the owner's transaction, the only one that changes the schema now, and the server."""
-    opened = Session(credentials, application_name="bdlab migrate", limits=_LIMITS)
-    with opened as session, session.transaction() as cursor:
-        cursor.execute(deployment.in_sql(queries("migrations")["become_owner"]))
-        cursor.execute(queries("migrations")["lock"])
-        yield cursor, session.server
-
-
-def _compare(applied: dict[int, tuple[str, str, int | None]], server: str) -> None:
-    known = {one.version: one for one in migrations()}
-    newest = max(applied, default=0)
-    if newest > expected_version() and (applied[newest][2] or newest) > expected_version():
-        raise _newer(newest, server)
-    for version, (name, checksum, _) in applied.items():
-        if version in known and known[version].checksum != checksum:
-            raise SchemaOutdated(
-                f"migration {version:04d}_{name} in {server} is not the one that this version of bdlab ships",
-                hint="The database was migrated by another build. Use the build that migrated it.",
-            )
 
 
 def check_schema(cursor: Cursor, server: str) -> None:
@@ -152,13 +137,15 @@ def migrate(
     credentials: DatabaseCredentials, contract: Contract | None, deployment: Deployment = BDLAB
 ) -> tuple[tuple[str, ...], str]:
     """Bring the schema up to date and make `contract` the database's, all of it or nothing; None keeps the one it has.
-
     Returns the names of what was applied, and what changed of the contract, empty if nothing. A higher number adds its
     columns, with their defaults in the rows so far; a lower one only has to fit. Any contract can take the place of the
     reviews' as long as no consumer was ever given a partition. Raises ContractMismatch for any other change,
     SchemaOutdated for another build's database, DatabaseError and VaultError."""
-    with as_owner(credentials, deployment) as (cursor, server):
-        applied = apply(cursor, server, deployment)
+    opened = Session(credentials, application_name="bdlab migrate", limits=_LIMITS)
+    with opened as session, session.transaction() as cursor:
+        cursor.execute(deployment.in_sql(queries("migrations")["become_owner"]))
+        cursor.execute(queries("migrations")["lock"])
+        applied = apply(cursor, session.server, deployment)
         changed = _adopt(cursor, contract, deployment)
         _show_outputs(cursor, read_contract(cursor), deployment)
         return applied, changed

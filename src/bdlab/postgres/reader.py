@@ -34,6 +34,14 @@ NEWEST_BYTES = 4 << 20
 #: The schema's version that has the table.
 _FEEDBACK_SINCE = 4
 
+#: Values of a selection, and what they are compared with.
+_COMPARED = {
+    "since": ("stored_at", ">="),
+    "until": ("stored_at", "<"),
+    "model": ("model", "="),
+    "source": ("source", "="),
+}
+
 #: How long closing waits for a query that is running.
 _ANSWER_S = 2.0
 
@@ -66,11 +74,14 @@ class _Rows:
         named = {"real": "real", "all": ""}.get(wanted.source, "source")
         versions = "model" if "@" in (wanted.model or "") else "name"
         chosen = {"source": named, "model": versions} | {name: name for name in ("since", "until", "after")}
-        texts = queries("reader")
-        conditions: list[Any] = [sql.SQL(texts[chosen[name]]) for name in values if chosen.get(name)]
+        asked, texts = [chosen[name] for name in values if chosen.get(name)], queries("reader")
+        conditions: list[Any] = [sql.SQL(texts[name]) for name in asked if name not in _COMPARED]
+        compared = [(*_COMPARED[name], name) for name in asked if name in _COMPARED]
         for number, (column, operator, value) in enumerate(values.pop("where")):
             values[f"where{number}"] = value
-            parts = (sql.Identifier(column), sql.SQL(operator), sql.Placeholder(f"where{number}"))
+            compared.append((column, operator, f"where{number}"))
+        for column, operator, name in compared:
+            parts = (sql.Identifier(column), sql.SQL(operator), sql.Placeholder(name))
             conditions.append(sql.SQL(" ").join(parts))
         values |= wanted.after._asdict() | {"id": str(wanted.after.id)} if wanted.after else {}
         return self._page(where=sql.SQL(" AND ").join(conditions or [sql.SQL("true")])), values
@@ -196,16 +207,16 @@ class Reader(Connecting):
             with self._cursor() as cursor:
                 version = ".".join(str(part) for part in divmod(cursor.connection.server_version, 10_000))
                 schema, compatible_from = schema_version(cursor) or (None, None)
-                rows = feedback = letters = ended = None
+                counted: dict[str, Any] = {}
                 if count_rows:
                     cursor.execute(deployment.in_sql(queries("reader")["ended_logins"]))
-                    ended = dict(cursor.fetchall())
+                    counted["ended_logins"] = dict(cursor.fetchall())
                 if schema is not None and count_rows:
                     cursor.execute(queries("reader")["count" if schema >= _FEEDBACK_SINCE else "count_predictions"])
-                    rows, feedback = cursor.fetchone() or (None, None)
+                    counted["rows"], counted["feedback"] = cursor.fetchone() or (None, None)
                     if schema >= expected:
                         cursor.execute(queries("reader")["count_open"])
-                        (letters,) = cursor.fetchone() or (None,)
+                        (counted["open_dead_letters"],) = cursor.fetchone() or (None,)
         except (DatabaseError, VaultError) as error:
             return DatabaseState(connected=False, schema_expected=expected, problem=error.message)
         state = DatabaseState(
@@ -214,10 +225,7 @@ class Reader(Connecting):
             schema_version=schema,
             schema_expected=expected,
             compatible_from=compatible_from,
-            rows=rows,
-            feedback=feedback,
-            open_dead_letters=letters,
-            ended_logins=ended,
+            **counted,
         )
         problem = "" if state.schema_fits else "the schema is not at this version: run `bdlab migrate`"
         return msgspec.structs.replace(state, problem=problem)

@@ -33,7 +33,6 @@ _LIMITS = ConnectionLimits(idle_in_transaction_s=60, silence_s=3600)
 
 class Ranges(Session):
     """The planned ranges of a model with this contract, for one thread with a login of bdlab_rescore; `run` is a UUID.
-
     Each call raises DatabaseError, VaultError, and ContractMismatch if the database has another contract."""
 
     def __init__(self, credentials: DatabaseCredentials, model: str, contract: Contract, run: str) -> None:

@@ -20,7 +20,6 @@ from bdlab.services import BDLAB, DATABASE_ROLES, MANAGER, OWNER, READER, READER
 from bdlab.settings import Secret
 
 _MAINTENANCE_DATABASE = "postgres"
-_SIGNAL = "pg_signal_backend"
 _LIMITS = ConnectionLimits(statement_s=60, lock_s=30)
 
 
@@ -35,8 +34,8 @@ class Administrator:
     def exists(self) -> bool:
         """Return whether the deployment's manager role exists."""
         name = self._deployment.in_sql(MANAGER)
-        with _cursor(self.login, _MAINTENANCE_DATABASE) as cursor:
-            return bool(_RoleSetup(cursor, dry_run=True).all("role", {"name": name}))
+        with _setup(self.login, _MAINTENANCE_DATABASE, dry_run=True) as work:
+            return bool(work.all("role", {"name": name}))
 
     def missing(self) -> tuple[str, ...]:
         """Return a line for each change that is to be made and does not depend on another."""
@@ -49,16 +48,15 @@ class Administrator:
 
     def open_databases(self) -> tuple[str, ...]:
         """Return the server's other databases that every login may enter."""
-        with _cursor(self.login, _MAINTENANCE_DATABASE) as cursor:
-            return _RoleSetup(cursor, dry_run=True).enterable(self.login.server.dbname, maintenance=False)
+        with _setup(self.login, _MAINTENANCE_DATABASE, dry_run=True) as work:
+            return work.enterable(self.login.server.dbname, maintenance=False)
 
     def change(self, password: Secret | None = None, *, dry_run: bool = False) -> tuple[str, ...]:
         """Make what is missing, and return a line for each change. The manager's password has to be given if the
         manager does not exist yet (else InvalidInput). The server gets it as a SCRAM verifier, so that no log of it has
         it. With `dry_run` nothing is changed, and changes that depend on another are not found."""
         dbname = self.login.server.dbname
-        with _cursor(self.login, _MAINTENANCE_DATABASE) as cursor:
-            work = _RoleSetup(cursor, dry_run=dry_run)
+        with _setup(self.login, _MAINTENANCE_DATABASE, dry_run=dry_run) as work:
             _prepare_roles(work, self._deployment, password)
             if not self._shared:
                 for name in work.enterable(dbname, maintenance=True):
@@ -68,8 +66,7 @@ class Administrator:
             changed = work.changed
         if dry_run and changed:
             return tuple(changed)
-        with _cursor(self.login, dbname) as cursor:
-            work = _RoleSetup(cursor, dry_run=dry_run)
+        with _setup(self.login, dbname, dry_run=dry_run) as work:
             named = {"owner": OWNER.group, "writer": WRITER.group, "reader": READER.group, "manager": MANAGER}
             roles = {name: self._deployment.in_sql(role) for name, role in named.items()}
             if not work.is_true("privileges", roles):
@@ -85,7 +82,9 @@ def _prepare_roles(work: _RoleSetup, deployment: Deployment, manager_password: S
             work.run("create_group", f"role {group} created", role=group)
     for role in (deployment.in_sql(one.group) for one in READERS_TOO):
         work.join(role, reader, f"may do what {reader} may")
-    verifier = work.verifier(manager, manager_password) if manager_password else ""
+    verifier, scram = "", {"scope": work.connection, "algorithm": "scram-sha-256"}
+    if manager_password:
+        verifier = encrypt_password(manager_password.reveal(), manager, **scram)
     found = work.all("role", {"name": manager})
     if not found:
         if not verifier:
@@ -99,22 +98,22 @@ def _prepare_roles(work: _RoleSetup, deployment: Deployment, manager_password: S
     for group in groups:
         if not work.is_member(manager, group, admin=True):
             work.run("grant_admin", f"role {manager} may grant {group}", group=group, role=manager)
-    work.join(manager, _SIGNAL, "may end the sessions of revoked users")
+    work.join(manager, "pg_signal_backend", "may end the sessions of revoked users")
     # From version 15 on a role can be granted a parameter that only a superuser may set.
-    if work.version >= 150000 and not work.is_true("may_bound", {"role": manager}):
+    if work.connection.server_version >= 150000 and not work.is_true("may_bound", {"role": manager}):
         work.run("grant_bound", f"role {manager} may bound temporary files", role=manager)
 
 
 @contextlib.contextmanager
-def _cursor(admin: DatabaseLogin, dbname: str) -> Iterator[Cursor]:
-    """Yield a cursor in the database `dbname` of the administrator's server that commits each statement."""
+def _setup(admin: DatabaseLogin, dbname: str, *, dry_run: bool) -> Iterator[_RoleSetup]:
+    """Yield a set-up in the database `dbname` of the administrator's server that commits each statement."""
     login = msgspec.structs.replace(admin, server=msgspec.structs.replace(admin.server, dbname=dbname))
     try:
         connection = connect(login, application_name="bdlab vault-init", limits=_LIMITS)
         try:
             connection.autocommit = True  # CREATE DATABASE runs in no transaction
             with cut_after(_LIMITS.silence_s, connection), connection.cursor() as cursor:
-                yield cursor
+                yield _RoleSetup(cursor, dry_run=dry_run)
         finally:
             connection.close()
     except psycopg2.Error as error:
@@ -125,12 +124,8 @@ class _RoleSetup:
     """Checks, and changes what differs, except in a `dry_run`; `changed` has a line for each change."""
 
     def __init__(self, cursor: Cursor, *, dry_run: bool) -> None:
-        self._cursor, self._dry_run = cursor, dry_run
+        self._cursor, self._dry_run, self.connection = cursor, dry_run, cursor.connection
         self.changed: list[str] = []
-
-    @property
-    def version(self) -> int:
-        return int(self._cursor.connection.server_version)
 
     def all(self, name: str, values: Mapping[str, str | bool]) -> list[tuple[object, ...]]:
         self._cursor.execute(queries("roles")[name], values)
@@ -156,6 +151,3 @@ class _RoleSetup:
         parts: dict[str, sql.Composable] = {key: sql.Identifier(value) for key, value in identifiers.items()}
         parts["verifier"] = sql.Literal(verifier)
         self._cursor.execute(sql.SQL(queries("roles")[name]).format(**parts))
-
-    def verifier(self, user: str, password: Secret) -> str:
-        return encrypt_password(password.reveal(), user, scope=self._cursor.connection, algorithm="scram-sha-256")

@@ -38,10 +38,9 @@ def split_by_size(entries: Iterable[Entry], max_bytes: int = MAX_TRANSACTION_BYT
 
 
 def split_refused(batch: Sequence[Entry], refusal: RowRejected) -> list[list[Entry]]:
-    """Return the batches to store, in this order, instead of `batch`, in which the database refused a row.
-
-    These are its two halves; or, if only one row can be the cause, the batch with that row as a dead letter.
-    If the batch has no row but dead letters only, raises `refusal`."""
+    """Return the batches to store, in this order, instead of `batch`, in which the database refused a row. These are
+    its two halves; or, if only one row can be the cause, the batch with that row as a dead letter. If the batch has no
+    row but dead letters only, raises `refusal`."""
     suspects = [index for index, entry in enumerate(batch) if isinstance(entry, Accepted)]
     if not suspects:
         raise refusal

@@ -19,9 +19,8 @@ _EVERY_S = 5.0
 
 @dataclass
 class LagWatch:
-    """A thread that tells the sink the logs' ends, and the metrics the lag, each 5 s.
-
-    If the broker does not answer, one measurement is missing: the loop notices the outage by itself."""
+    """A thread that tells the sink the logs' ends, and the metrics the lag, each 5 s. If the broker does not answer,
+    one measurement is missing: the loop notices the outage by itself."""
 
     sink: Sink
     metrics: SinkMetrics

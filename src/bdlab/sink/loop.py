@@ -11,19 +11,11 @@ from contextlib import nullcontext
 import msgspec
 import structlog
 
-from bdlab.errors import (
-    BrokerUnavailable,
-    DatabaseUnavailable,
-    EventTooNew,
-    FenceLost,
-    OffsetOutOfRange,
-    RowRejected,
-    VaultUnavailable,
-)
+from bdlab import errors
 from bdlab.events import Position, Record
 from bdlab.ledger import Accepted, DeadLetter, Entry, Fence, LogPartition, LogRange, Stored, fences, log_partition, runs
 from bdlab.log_identity import ReadRecords, refusals
-from bdlab.retry import Backoff, Outage
+from bdlab.retry import AWAY, Backoff, Outage
 from bdlab.settings import SinkSettings
 from bdlab.sink.batches import decode_entry, split_by_size, split_refused
 from bdlab.sink.metrics import SinkMetrics
@@ -31,9 +23,8 @@ from bdlab.sink.protocols import BatchStore, EventSource
 from bdlab.tracing import Spans
 
 #: Worth a retry with the same batch: a server is away, or the credentials have to be replaced.
-_RETRIABLE = (DatabaseUnavailable, VaultUnavailable)
+_RETRIABLE = (errors.DatabaseUnavailable, errors.VaultUnavailable)
 
-_FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 
 _READ_CONTRACT_EVERY_S = 1.0
@@ -79,9 +70,8 @@ class Sink:
         self._ends = dict(ends)
 
     def check_log(self, ranges: Sequence[LogRange], read_records: ReadRecords) -> Mapping[int, str]:
-        """Return which partitions are not proved to be those that the store knows, each with the reason.
-
-        These are not stored. Raises what `BatchStore.known` and `read_records` raise."""
+        """Return which partitions are not proved to be those that the store knows, each with the reason. These are not
+        stored. Raises what `BatchStore.known` and `read_records` raise."""
         known = self._batches.known(ranges)
         refused = refusals(ranges, known, read_records)
         if known is not None and not refused and ranges[0].topic_id and not known.topic_id:
@@ -90,9 +80,8 @@ class Sink:
         return refused
 
     def positions(self, assigned: Sequence[Position]) -> list[Position]:
-        """Return where the source has to start each of its assigned partitions.
-
-        `assigned` has all of them. Raises what `BatchStore.start_offsets` raises."""
+        """Return where the source has to start each of its assigned partitions. `assigned` has all of them. Raises what
+        `BatchStore.start_offsets` raises."""
         starts = self._batches.start_offsets(assigned)
         self._batches.read_contract()  # from now on nothing but additions can change it
         self._expected = {log_partition(start): start.offset for start in starts}
@@ -105,21 +94,19 @@ class Sink:
     def run(
         self, source: EventSource, stop: threading.Event, *, until_idle: bool = False, patience_s: float = 60.0
     ) -> Stored:
-        """Run until `stop` is set, and return how much was recorded. A batch that was begun is finished.
-
-        With `until_idle`, return once the assigned partitions are read to their ends; then raises
-        BrokerUnavailable if for `patience_s` seconds no broker answers or the group gives no partition, and
-        OffsetOutOfRange if a partition had to be stopped. Raises DatabaseDenied, SchemaOutdated,
-        BrokerRefused, and VaultErrors that no retry will cure."""
+        """Run until `stop` is set, and return how much was recorded. A batch that was begun is finished. With
+        `until_idle`, return once the assigned partitions are read to their ends; then raises BrokerUnavailable if for
+        `patience_s` seconds no broker answers or the group gives no partition, and OffsetOutOfRange if a partition had
+        to be stopped. Raises DatabaseDenied, SchemaOutdated, BrokerRefused, and VaultErrors that no retry will cure."""
         total = Stored()
-        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        backoff = Backoff(longest_s=_LONGEST_PAUSE_S)
         answered = given = time.monotonic()
         while not stop.is_set():
             self._beat = time.monotonic()
             try:
                 self._read_contract(source)
                 records = source.poll(self._settings.batch_size, self._settings.batch_wait_s)
-            except (*_RETRIABLE, BrokerUnavailable) as error:
+            except AWAY as error:
                 self._pause(error, backoff, stop, self._reading)
                 given = time.monotonic()
                 continue
@@ -134,12 +121,17 @@ class Sink:
             if records:
                 total += self._store_new(source, records, stop)
             elif until_idle and source.at_end:
-                self._raise_if_stopped(source)
-                break
+                if not (reasons := self._reasons(source)):
+                    break
+                told = "; ".join(f"partition {number}: {reason}" for number, reason in sorted(reasons.items()))
+                raise errors.OffsetOutOfRange(
+                    f"not all of the topic could be stored: {told}",
+                    hint="`bdlab verify` shows what is stored; docs/accounting.md says how to go on.",
+                )
             elif until_idle and source.problem is not None and time.monotonic() - answered > patience_s:
                 raise source.problem
             elif until_idle and time.monotonic() - given > patience_s:
-                raise BrokerUnavailable(
+                raise errors.BrokerUnavailable(
                     f"the group gave this consumer no partition for {patience_s:g} s: others have them all",
                     hint="`bdlab verify --wait 60` says when they have stored everything.",
                 )
@@ -166,7 +158,7 @@ class Sink:
         for run in split_by_size(self._new_entries(records)):
             try:
                 total += self._store(source, run, stop)
-            except FenceLost as lost:
+            except errors.FenceLost as lost:
                 log.warning("fence lost: reading again from what is stored", problem=lost.message)
                 self._metrics.fence_lost()
                 source.rewind()
@@ -178,9 +170,8 @@ class Sink:
         return total
 
     def _new_entries(self, records: Sequence[Record]) -> list[Entry]:
-        """Return the entries of those `records` that come next in their partitions.
-
-        A gap or an event of a later version stops the partition, so that nothing is skipped or misjudged."""
+        """Return the entries of those `records` that come next in their partitions. A gap or an event of a later
+        version stops the partition, so that nothing is skipped or misjudged."""
         entries: list[Entry] = []
         codec = self._batches.codec
         for at, begin, end in runs([record.position for record in records]):
@@ -195,7 +186,7 @@ class Sink:
             try:
                 for record in records[begin + expected - offset : end]:
                     entries.append(decode_entry(codec, record))
-            except EventTooNew as newer:
+            except errors.EventTooNew as newer:
                 self._stop(at, f"offset {record.position.offset}: {newer.message}")
                 self._read_contract_at = min(self._read_contract_at, time.monotonic())
             self._expected[at] = expected + len(entries) - known
@@ -214,13 +205,13 @@ class Sink:
             try:
                 with self._span_of_batch(part):
                     total += self._commit(source, part, stop)
-            except RowRejected as refusal:
+            except errors.RowRejected as refusal:
                 pending.extendleft(reversed(split_refused(part, refusal)))
         return total
 
     def _commit(self, source: EventSource, part: list[Entry], stop: threading.Event) -> Stored:
         """Store `part` in one transaction; retry until that succeeds or `stop` is set."""
-        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        backoff = Backoff(longest_s=_LONGEST_PAUSE_S)
         began = time.monotonic()
         while True:
             self._beat = time.monotonic()
@@ -240,10 +231,7 @@ class Sink:
         self._report(part, advance, result, seconds)
         return result
 
-    def _pause(
-        self, error: DatabaseUnavailable | VaultUnavailable | BrokerUnavailable, backoff: Backoff,
-        stop: threading.Event, outage: Outage,
-    ) -> None:  # fmt: skip
+    def _pause(self, error: errors.BdlabError, backoff: Backoff, stop: threading.Event, outage: Outage) -> None:
         self._metrics.retried(error)
         outage.failed(error)
         backoff.wait(stop)
@@ -269,12 +257,3 @@ class Sink:
     def _reasons(self, source: EventSource) -> dict[int, str]:
         """Return why each stopped partition is stopped."""
         return dict(source.stopped) | {at.partition: reason for at, reason in self._stopped.items()}
-
-    def _raise_if_stopped(self, source: EventSource) -> None:
-        reasons = self._reasons(source)
-        if reasons:
-            told = "; ".join(f"partition {number}: {reason}" for number, reason in sorted(reasons.items()))
-            raise OffsetOutOfRange(
-                f"not all of the topic could be stored: {told}",
-                hint="`bdlab verify` shows what is stored; docs/accounting.md says how to go on.",
-            )

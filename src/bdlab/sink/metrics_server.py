@@ -18,10 +18,9 @@ log = structlog.get_logger()
 
 @dataclass
 class MetricsServer:
-    """Serves the metrics of `registry`, and 200 or 503 at /health/live, as `alive` returns, in threads.
-
-    `port` 0 is any free port. The certificate and its key are PEM files, read again if they are replaced;
-    without them the server speaks plain HTTP. A context manager, which raises BdlabError if it cannot listen."""
+    """Serves the metrics of `registry`, and 200 or 503 at /health/live, as `alive` returns, in threads. `port` 0 is any
+    free port. The certificate and its key are PEM files, read again if they are replaced; without them the server
+    speaks plain HTTP. A context manager, which raises BdlabError if it cannot listen."""
 
     registry: CollectorRegistry
     alive: Callable[[], bool]

@@ -13,9 +13,8 @@ class EventSource(Protocol):
     """Gives the records of its assigned partitions, from the positions that `Sink.positions` returns."""
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return at most `max_records` that come within `timeout_s`, ascending within a partition.
-
-        Raises what `Sink.positions` raises, and a BrokerError that no retry will cure."""
+        """Return at most `max_records` that come within `timeout_s`, ascending within a partition. Raises what
+        `Sink.positions` raises, and a BrokerError that no retry will cure."""
 
     def rewind(self) -> None:
         """Drop what was read ahead, and ask `Sink.positions` again where each partition starts."""
@@ -52,13 +51,11 @@ class BatchStore(LogCatalog, Protocol):
         """Note the topic id of a log that is proved to be the known one. Raises as `start_offsets`."""
 
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
-        """Return where each partition goes on; a new one begins at its log's start, which `assigned` gives.
-
-        Reads the contract again too. Raises DatabaseUnavailable, DatabaseDenied and VaultError."""
+        """Return where each partition goes on; a new one begins at its log's start, which `assigned` gives. Reads the
+        contract again too. Raises DatabaseUnavailable, DatabaseDenied and VaultError."""
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
-        """Record all of `batch` or nothing; `ends` has the logs' ends, if they are known.
-
-        Retry after DatabaseUnavailable and VaultUnavailable. Raises RowRejected if the content of a row is
-        refused, and FenceLost if a partition does not stand where the batch begins. DatabaseDenied,
-        SchemaOutdated and other VaultErrors need somebody to act."""
+        """Record all of `batch` or nothing; `ends` has the logs' ends, if they are known. Retry after
+        DatabaseUnavailable and VaultUnavailable. Raises RowRejected if the content of a row is refused, and FenceLost
+        if a partition does not stand where the batch begins. DatabaseDenied, SchemaOutdated and other VaultErrors need
+        somebody to act."""

@@ -13,23 +13,11 @@ FROM (
 WHERE _before < %(bytes)s
 ORDER BY p.stored_at DESC, p.created_at DESC, p.id DESC LIMIT %(limit)s
 
--- name: since
-stored_at >= %(since)s
-
--- name: until
-stored_at < %(until)s
-
--- name: model
-model = %(model)s
-
 -- name: name
 split_part(model, '@', 1) = %(model)s
 
 -- name: real
 source IS DISTINCT FROM 'drill' AND source IS DISTINCT FROM 'demo'
-
--- name: source
-source = %(source)s
 
 -- name: after
 (stored_at, created_at, id) < (%(stored_at)s, %(created_at)s, %(id)s::uuid)
