@@ -12,17 +12,8 @@ from urllib.parse import urlsplit
 
 from bdlab.credentials import FeedbackTopic
 from bdlab.errors import BdlabError, InvalidInput, TopicMissing, VaultUnavailable
-from bdlab.health import CHECKS, CachedProbe, CheckResult, Report, at_once, healthy, not_made
-from bdlab.health.checks import (
-    away,
-    broker_checks,
-    compared_models,
-    database_checks,
-    log_check,
-    topic_checks,
-    unknown,
-    vault_checks,
-)
+from bdlab.health import CHECKS, CachedProbe, CheckResult, Report, at_once, checks, healthy, not_made
+from bdlab.health.checks import unknown
 from bdlab.health.remote import api_check, certificate_check, consumer_check, why_closed
 from bdlab.probes import DatabaseState
 from bdlab.settings import HttpSettings, Layers, SinkSettings, http_url
@@ -41,7 +32,7 @@ _DEFAULT = ("vault", "kafka", "feedback", "postgres", "log", "model", "api", "ce
 def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
     """Return the names of all checks that `names` (checks and groups) stand for. Raises InvalidInput. Without names it
     is all of them; the consumers only if the settings say where they answer."""
-    known = {**{check: (check,) for checks in CHECKS.values() for check in checks}, **CHECKS}
+    known = {**{check: (check,) for group in CHECKS.values() for check in group}, **CHECKS}
     wanted = names or (*_DEFAULT, *(["consumer"] if _consumers(sink) else []))
     if strange := [name for name in wanted if name not in known]:
         hint = f"There are: {', '.join(sorted(known))}."
@@ -58,7 +49,7 @@ class Checker(ExitStack):
         super().__init__()
         self._settings = layers.settings()
         self._wanted, self._broker_timeout_s = wanted, broker_timeout_s
-        self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
+        self._groups = [group for group, names in CHECKS.items() if any(name in wanted for name in names)]
         self.api_url = (api_url or own_url(self._settings.http)).rstrip("/")
         http_url(self.api_url)  # refused here once, not by each check
         # A login of its own for the database, so that the broker is checked even if the database is down.
@@ -88,25 +79,24 @@ class Checker(ExitStack):
         self.database.again()
         looks = {group: getattr(self, f"_check_{group}") for group in self._groups}
         found = at_once(
-            CachedProbe(look, partial(away, name), name, timeout_s=timeout_s) for name, look in looks.items()
+            CachedProbe(look, partial(checks.away, name), name, timeout_s=timeout_s) for name, look in looks.items()
         )
-        checks = compared_models([*chain(*found)])
-        return Report(tuple(check for check in checks if check.name in self._wanted))
+        return Report(tuple(one for one in checks.compared_models([*chain(*found)]) if one.name in self._wanted))
 
     def _check_vault(self) -> tuple[CheckResult, ...]:
         refusal = self.kafka.problem  # waits for the login, which the state tells of
         policy = self._settings.deployment.own(SERVICE)
-        return vault_checks(self.kafka.session.state(), service=policy, refusal=refusal)
+        return checks.vault_checks(self.kafka.session.state(), service=policy, refusal=refusal)
 
     def _check_kafka(self) -> tuple[CheckResult, ...]:
         try:
-            return broker_checks(self.admin().state())
+            return checks.broker_checks(self.admin().state())
         except NoLogin as error:
             return unknown("kafka", error.message)
 
     def _check_feedback(self) -> tuple[CheckResult, ...]:
         try:
-            return topic_checks("feedback", self.admin(of_feedback=True).state())
+            return checks.topic_checks("feedback", self.admin(of_feedback=True).state())
         except NoLogin as error:
             return unknown("feedback", error.message)
 
@@ -128,7 +118,7 @@ class Checker(ExitStack):
 
         ranges = admin.log_ranges()
         known = reader.known(ranges)
-        return log_check(ranges, known, refusals(ranges, known, admin.record_reader(ranges[0])))
+        return checks.log_check(ranges, known, refusals(ranges, known, admin.record_reader(ranges[0])))
 
     def _check_postgres(self) -> tuple[CheckResult, ...]:
         from bdlab.postgres.reader import Reader
@@ -137,11 +127,11 @@ class Checker(ExitStack):
             # Vault cannot make a user in a database that is down, which is no fault of Vault.
             state = DatabaseState(connected=False, problem=self._why_no_database(problem))
             if state.problem:
-                return database_checks(state, lease_ttl_s=None)
+                return checks.database_checks(state, lease_ttl_s=None)
             return unknown("postgres", f"no login from Vault: {problem.message}", problem.hint)
         with Reader(self.database.session, application_name="bdlab-status") as reader:
             state = reader.state(deployment=self._settings.deployment)
-        return database_checks(state, lease_ttl_s=self.database.session.state().lease_ttl_s)
+        return checks.database_checks(state, lease_ttl_s=self.database.session.state().lease_ttl_s)
 
     def _why_no_database(self, problem: BdlabError) -> str:
         """Return why the database accepts no connections; empty if something else is wrong."""

@@ -5,7 +5,6 @@ import threading
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -63,24 +62,19 @@ def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metr
             opened.callback(spans.close)
         other = spans and spans.of(kafka.feedback_topic, kafka.feedback_group, table="feedback")
         store, of_feedback = make_store(), make_store(make_codec=FeedbackCodec)
+        beside = SinkMetrics(metrics)
+        feedback_sink = Sink(of_feedback, settings.sink, beside, other)
         topics = (
             _Topic(session, store, Sink(store, settings.sink, metrics, spans), metrics),
-            _Topic(
-                FeedbackTopic(session),
-                of_feedback,
-                Sink(of_feedback, settings.sink, beside := SinkMetrics(metrics), other),
-                beside,
-                "-feedback",
-            ),
+            _Topic(FeedbackTopic(session), of_feedback, feedback_sink, beside, "-feedback"),
         )
         if settings.sink.metrics_port >= 0:
-            place: dict[str, Any] = {"host": metrics_host, "port": settings.sink.metrics_port}
-            place |= {"cert_file": cert_file, "key_file": key_file}
+            port = settings.sink.metrics_port
 
             def alive() -> bool:
                 return max(topic.sink.idle_s for topic in topics) < _ALIVE_WITHIN_S
 
-            opened.enter_context(MetricsServer(metrics.registry, alive, **place))
+            opened.enter_context(MetricsServer(metrics.registry, alive, metrics_host, port, cert_file, key_file))
         with TaskGroup(stop) as group:
             for topic in topics:
                 group.create_task(partial(topic.run, until_idle=until_idle, patience_s=settings.startup_timeout_s))

@@ -23,7 +23,7 @@ from bdlab.errors import Unhealthy
 from bdlab.ledger import Account, Gap, LogPartition, LogRange, Sighting
 from bdlab.log_identity import KnownLog, KnownRecord
 from bdlab.postgres.contracts import read_contract
-from bdlab.postgres.session import ConnectionLimits, Session, as_bytes, queries
+from bdlab.postgres.session import ConnectionLimits, Session, as_bytes, ask, queries
 
 _OFFSETS_A_TRANSACTION = 20_000
 _TABLES = ("stored", "duplicates", "dead_letters")
@@ -34,12 +34,9 @@ def read_accounts(cursor: Cursor, *, limit: int) -> list[Account]:
     """Return all accounts, sorted by log, in the snapshot of `cursor`; `limit` bounds each of their lists."""
     statements = queries("accounts")
     cursor.execute(statements["index_scans_only"])
-    cursor.execute(statements["offsets"])
-    offsets = {(row[0], row[1]): row[2:] for row in cursor.fetchall()}
-    cursor.execute(statements["partitions"])
-    places = sorted(offsets.keys() | {(row[0], row[1]) for row in cursor.fetchall()})
-    cursor.execute(statements["logs"])
-    logs = {row[0]: row[1:] for row in cursor.fetchall()}
+    offsets = {(row[0], row[1]): row[2:] for row in ask(cursor, statements["offsets"])}
+    places = sorted(offsets.keys() | {(row[0], row[1]) for row in ask(cursor, statements["partitions"])})
+    logs = {row[0]: row[1:] for row in ask(cursor, statements["logs"])}
     found = []
     for log_id, partition in places:
         cluster_id, topic, topic_id, closed = logs.get(log_id, (f"log_id {log_id}", "", "", True))
@@ -55,12 +52,10 @@ def _account(cursor: Cursor, log_id: int, log: LogPartition, row: Sequence[Any] 
     first, following, end_seen, pruned_to, *pruned = row or (None, None, 0, None)
     base = (first or 0) if pruned_to is None else pruned_to
     values = {**place, "base": base, "next": following or 0}
-    cursor.execute(queries("accounts")["counts"], values)
-    counts = cursor.fetchone() or (0, 0, 0)
+    (counts,) = ask(cursor, queries("accounts")["counts"], values)
     twice = _sightings(cursor, "twice", values)
     missing_count = max(0, values["next"] - base - (sum(counts) - twice["twice_count"]))
-    if missing_count:
-        cursor.execute(queries("accounts")["gaps"], values)
+    gaps = ask(cursor, queries("accounts")["gaps"], values) if missing_count else []
     before = [count or 0 for count in pruned or (0, 0, 0)]
     return Account(
         log=log,
@@ -71,7 +66,7 @@ def _account(cursor: Cursor, log_id: int, log: LogPartition, row: Sequence[Any] 
         pruned=sum(before),
         pruned_to=pruned_to,
         missing_count=missing_count,
-        missing=tuple(Gap(*row) for row in cursor.fetchall()) if missing_count else (),
+        missing=tuple(Gap(*row) for row in gaps),
         **twice,
         **_sightings(cursor, "outside", values),
     )
@@ -79,13 +74,10 @@ def _account(cursor: Cursor, log_id: int, log: LogPartition, row: Sequence[Any] 
 
 def _sightings(cursor: Cursor, query: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the account's two fields of what `query` finds: how many positions in all, and the first of them."""
-    cursor.execute(queries("accounts")[query], values)
-    rows = cursor.fetchall()
-    ids: dict[int, tuple[str, ...]] = {}
-    if rows:
-        cursor.execute(queries("accounts")["ids"], {**values, "offsets": [row[0] for row in rows]})
-        ids = {offset: tuple(each) for offset, each in cursor.fetchall()}
-    found = tuple(Sighting(offset=row[0], tables=row[1:-1], ids=ids.get(row[0], ())) for row in rows)
+    rows = ask(cursor, queries("accounts")[query], values)
+    places = {**values, "offsets": [row[0] for row in rows]}
+    ids = dict(ask(cursor, queries("accounts")["ids"], places)) if rows else {}
+    found = tuple(Sighting(offset=row[0], tables=row[1:-1], ids=tuple(ids.get(row[0], ()))) for row in rows)
     return {f"{query}_count": rows[0][-1] if rows else 0, query: found}
 
 
@@ -112,8 +104,8 @@ def prune(
     for a partition that does not balance (what came before it stays pruned), DatabaseError and VaultError."""
     with Session(credentials, application_name="bdlab prune", limits=_LIMITS) as session:
         with session.transaction() as cursor:
-            cursor.execute(queries("accounts")["prunable"])
-            logs = [(row[0], LogPartition(*row[1:5]), int(row[5]), int(row[6])) for row in cursor.fetchall()]
+            found = ask(cursor, queries("accounts")["prunable"])
+            logs = [(row[0], LogPartition(*row[1:5]), int(row[5]), int(row[6])) for row in found]
             truths = [sql.SQL("{} = NULL").format(sql.Identifier(one.column)) for one in read_contract(cursor).truths]
             forgotten = sql.SQL(", ").join([*truths, sql.SQL("pruned_at = now()")])
         delete = None if dry_run else sql.SQL(queries("accounts")["delete"]).format(forgotten=forgotten)
@@ -138,14 +130,13 @@ def _prune_range(
     if delete:
         cursor.execute(statements["lock_pruning"])
     values = {"log_id": log_id, "partition": log.partition, "base": base, "next": upto}
-    cursor.execute(statements["first_young"], {**values, "cutoff": before})
-    (young,) = cursor.fetchone() or (None,)
+    ((young,),) = ask(cursor, statements["first_young"], {**values, "cutoff": before})
     if young is not None:
         values["next"] = upto = young
     if upto == base:
         return pruned
-    cursor.execute(delete or statements["counts"], values)
-    counts = dict(zip(_TABLES, cursor.fetchone() or (0, 0, 0), strict=True))
+    (found,) = ask(cursor, delete or statements["counts"], values)
+    counts = dict(zip(_TABLES, found, strict=True))
     recorded = sum(counts.values())
     if recorded != upto - base:
         raise Unhealthy(
@@ -166,21 +157,18 @@ def _prune_range(
 def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> KnownLog | None:
     """Return what is known of the log with these ranges, of all partitions; None if it is new."""
     statements = queries("logs")
-    cursor.execute(statements["find"], msgspec.structs.asdict(ranges[0]))
-    row = cursor.fetchone()
-    if row is None:
+    if not (rows := ask(cursor, statements["find"], msgspec.structs.asdict(ranges[0]))):
         return None
-    log_id, topic_id, adopted, recorded = row
+    ((log_id, topic_id, adopted, recorded),) = rows
     places = {
         "log_id": log_id,
         "partitions": [one.partition for one in ranges],
         "starts": [one.start for one in ranges],
         "ends": [one.end for one in ranges],
     }
-    cursor.execute(statements["known_records"], places)
     records = {
         partition: KnownRecord(offset=offset, id=found, key=as_bytes(key), value=as_bytes(value))
-        for partition, offset, found, key, value in cursor.fetchall()
+        for partition, offset, found, key, value in ask(cursor, statements["known_records"], places)
     }
     return KnownLog(topic_id=topic_id, recorded=recorded, adopted=adopted, records=records)
 
@@ -189,5 +177,4 @@ def decide_log(credentials: DatabaseCredentials, found: LogRange, *, same: bool)
     """Note that the log of `found` is the known one (`same`), or that the known one is closed. Return whether any is
     known. `credentials` are of a member of bdlab_owner. Raises DatabaseError, VaultError."""
     with Session(credentials, application_name="bdlab migrate") as session, session.transaction() as cursor:
-        cursor.execute(queries("logs")["adopt" if same else "close"], msgspec.structs.asdict(found))
-        return cursor.fetchone() is not None
+        return bool(ask(cursor, queries("logs")["adopt" if same else "close"], msgspec.structs.asdict(found)))

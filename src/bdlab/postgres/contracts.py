@@ -18,7 +18,7 @@ from bdlab.contract import Contract, Field, check_evolution, check_fits, parse_c
 from bdlab.contract.fields import INT32, INT64
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import ContractMismatch, DatabaseError, SchemaOutdated
-from bdlab.postgres.session import ConnectionLimits, Session, queries
+from bdlab.postgres.session import ConnectionLimits, Session, ask, queries
 from bdlab.services import BDLAB, READERS_TOO, Deployment
 
 # A migration may rewrite a large table; another `migrate` may hold the lock for as long.
@@ -69,8 +69,7 @@ def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...
     if the database is of a newer version or another build, and DatabaseError."""
     sql = {name: deployment.in_sql(text) for name, text in queries("migrations").items()}
     cursor.execute(sql["create_table"])
-    cursor.execute(sql["applied"])
-    applied = {row[0]: row[1:] for row in cursor.fetchall()}
+    applied = {row[0]: row[1:] for row in ask(cursor, sql["applied"])}
     newest = max(applied, default=0)
     if newest > expected_version() and (applied[newest][2] or newest) > expected_version():
         raise _newer(newest, server)
@@ -81,10 +80,11 @@ def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...
                 f"migration {version:04d}_{name} in {server} is not the one that this version of bdlab ships",
                 hint="The database was migrated by another build. Use the build that migrated it.",
             )
-    cursor.execute(sql["lacking_roles"], {"names": [deployment.in_sql(role.group) for role in READERS_TOO]})
-    if lacking := [name for (name,) in cursor.fetchall()]:
+    for (lacking,) in ask(
+        cursor, sql["lacking_roles"], {"names": [deployment.in_sql(role.group) for role in READERS_TOO]}
+    ):
         raise DatabaseError(
-            f"the role {lacking[0]}, which this version needs, is missing from {server}",
+            f"the role {lacking}, which this version needs, is missing from {server}",
             hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
         )
     missing = [one for one in migrations() if one.version not in applied]
@@ -111,12 +111,11 @@ def schema_version(cursor: Cursor) -> tuple[int, int] | None:
     transaction."""
     cursor.execute("SAVEPOINT schema_version")
     try:
-        cursor.execute(queries("migrations")["version"])
+        rows = ask(cursor, queries("migrations")["version"])
     except pg.UndefinedTable:
         cursor.execute("ROLLBACK TO SAVEPOINT schema_version")
         return None
-    row = cursor.fetchone()
-    return (int(row[0]), int(row[1])) if row else None
+    return (int(rows[0][0]), int(rows[0][1])) if rows else None
 
 
 def _newer(found: int, server: str) -> SchemaOutdated:
@@ -128,9 +127,8 @@ def _newer(found: int, server: str) -> SchemaOutdated:
 
 def read_contract(cursor: Cursor) -> Contract:
     """Return the contract in force; it is the reviews' if none was decided. Ends no transaction."""
-    cursor.execute(queries("contracts")["newest"])
-    row = cursor.fetchone()
-    return parse_contract(row[0]) if row else review_contract()
+    rows = ask(cursor, queries("contracts")["newest"])
+    return parse_contract(rows[0][0]) if rows else review_contract()
 
 
 def migrate(
@@ -167,8 +165,7 @@ def _adopt(cursor: Cursor, wanted: Contract | None, deployment: Deployment) -> s
         dropped, added = [field.column for field in before], list(contract)
         if dropped != [field.column for field in review_contract()]:
             raise
-        cursor.execute(statements["is_unused"])
-        if cursor.fetchone() != (True,):
+        if ask(cursor, statements["is_unused"]) != [(True,)]:
             raise
     if added:
         try:
@@ -200,8 +197,7 @@ def _alter(cursor: Cursor, statements: Mapping[str, str], dropped: list[str], ad
 def _show_outputs(cursor: Cursor, contract: Contract, deployment: Deployment) -> None:
     """Bring the outputs' columns of `feedback` and `rescored` up to date, and the view `quality`, which shows them."""
     statements = queries("contracts")
-    cursor.execute(statements["outputs_shown"])
-    before = {name for (name,) in cursor.fetchall()} - {"id", "model", "run", "scored_at"}
+    before = {name for (name,) in ask(cursor, statements["outputs_shown"])} - {"id", "model", "run", "scored_at"}
     outputs = {field.column: field for field in contract.outputs}
     if before == outputs.keys():
         return

@@ -12,7 +12,7 @@ from bdlab.credentials import DatabaseCredentials
 from bdlab.deadletters import DeadLetterFilter, ReplayOutcome, StoredDeadLetter
 from bdlab.events import Position, Record
 from bdlab.postgres.rows import headers_from_json, printable
-from bdlab.postgres.session import Session, as_bytes, queries
+from bdlab.postgres.session import Session, as_bytes, ask, queries
 
 
 class DeadLetters(Session):
@@ -32,8 +32,7 @@ class DeadLetters(Session):
     def _find(self, wanted: DeadLetterFilter, limit: int) -> list[tuple[Any, ...]]:
         values = msgspec.structs.asdict(wanted) | {"states": list(wanted.states) or None, "limit": limit}
         with self.transaction() as cursor:
-            cursor.execute(queries("deadletters")["find"], values)
-            return cursor.fetchall()
+            return ask(cursor, queries("deadletters")["find"], values)
 
     def replay_outcomes(self, replays: Sequence[Position]) -> Mapping[Position, ReplayOutcome]:
         """Return what became of the replayed events that a consumer has recorded."""
@@ -43,8 +42,8 @@ class DeadLetters(Session):
             values: dict[str, Any] = {"cluster_id": cluster_id, "topic": topic}
             values["partitions"], values["offsets"] = map(list, zip(*places, strict=True))
             with self.transaction() as cursor:
-                cursor.execute(queries("deadletters")["replay_outcomes"], values)
-                found |= {places[row[0], row[1]]: ReplayOutcome(row[2], row[3]) for row in cursor.fetchall()}
+                rows = ask(cursor, queries("deadletters")["replay_outcomes"], values)
+            found |= {places[row[0], row[1]]: ReplayOutcome(row[2], row[3]) for row in rows}
         return found
 
     def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:

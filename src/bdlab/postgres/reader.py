@@ -23,7 +23,7 @@ from bdlab.ledger import Account, LogPartition, LogRange
 from bdlab.log_identity import KnownLog
 from bdlab.postgres.accounts import read_accounts, read_known
 from bdlab.postgres.contracts import expected_version, read_contract, schema_version
-from bdlab.postgres.session import ConnectionLimits, Session, queries, rows_of
+from bdlab.postgres.session import ConnectionLimits, Session, ask, queries, rows_of
 from bdlab.probes import DatabaseState
 from bdlab.selection import MAX_LIMIT, Page, PageCursor, Selection
 from bdlab.services import BDLAB, Deployment
@@ -35,12 +35,7 @@ NEWEST_BYTES = 4 << 20
 _FEEDBACK_SINCE = 4
 
 #: Values of a selection, and what they are compared with.
-_COMPARED = {
-    "since": ("stored_at", ">="),
-    "until": ("stored_at", "<"),
-    "model": ("model", "="),
-    "source": ("source", "="),
-}
+_PLAIN = {"since": ("stored_at", ">="), "until": ("stored_at", "<")} | {one: (one, "=") for one in ("model", "source")}
 
 #: How long closing waits for a query that is running.
 _ANSWER_S = 2.0
@@ -75,8 +70,8 @@ class _Rows:
         versions = "model" if "@" in (wanted.model or "") else "name"
         chosen = {"source": named, "model": versions} | {name: name for name in ("since", "until", "after")}
         asked, texts = [chosen[name] for name in values if chosen.get(name)], queries("reader")
-        conditions: list[Any] = [sql.SQL(texts[name]) for name in asked if name not in _COMPARED]
-        compared = [(*_COMPARED[name], name) for name in asked if name in _COMPARED]
+        conditions: list[Any] = [sql.SQL(texts[name]) for name in asked if name not in _PLAIN]
+        compared = [(*_PLAIN[name], name) for name in asked if name in _PLAIN]
         for number, (column, operator, value) in enumerate(values.pop("where")):
             values[f"where{number}"] = value
             compared.append((column, operator, f"where{number}"))
@@ -89,9 +84,8 @@ class _Rows:
     def made_of(self, row: Sequence[Any]) -> Any:
         """Return the prediction of a row: its columns, then the position."""
         fields = dict(zip(self._names, row, strict=False))
-        return msgspec.convert(
-            fields | {"position": Position(*row[len(self._names) : len(self._names) + 5])}, self._type
-        )
+        place = row[len(self._names) : len(self._names) + 5]
+        return msgspec.convert(fields | {"position": Position(*place)}, self._type)
 
 
 class Reader(Connecting):
@@ -137,8 +131,7 @@ class Reader(Connecting):
         with self._cursor() as cursor:
             rows = self._rows_of(cursor)
             query, values = rows.page(wanted)
-            cursor.execute(query, {**values, "limit": limit, "bytes": NEWEST_BYTES})
-            answer = cursor.fetchall()
+            answer = ask(cursor, query, {**values, "limit": limit, "bytes": NEWEST_BYTES})
         found = [rows.made_of(row) for row in answer]
         if not found or answer[-1][-1] == len(found):
             return Page(found, None)
@@ -156,9 +149,8 @@ class Reader(Connecting):
     def get(self, prediction_id: UUID) -> Any | None:
         with self._cursor() as cursor:
             rows = self._rows_of(cursor)
-            cursor.execute(rows.get, {"id": str(prediction_id)})
-            row = cursor.fetchone()
-            return rows.made_of(row) if row else None
+            found = ask(cursor, rows.get, {"id": str(prediction_id)})
+            return rows.made_of(found[0]) if found else None
 
     def ask(self, query: str, file: str = "reader", **values: Any) -> list[dict[str, Any]]:
         """Return the rows that a query of `reader.sql`, or another `file`, gives, by the names of their columns."""
@@ -185,8 +177,8 @@ class Reader(Connecting):
     def next_offsets(self) -> Mapping[LogPartition, int]:
         """Return up to which offset each partition is recorded."""
         with self._cursor() as cursor:
-            cursor.execute(queries("accounts")["next_offsets"])
-            return {LogPartition(*row[:4]): int(row[4]) for row in cursor.fetchall()}
+            found = ask(cursor, queries("accounts")["next_offsets"])
+            return {LogPartition(*row[:4]): int(row[4]) for row in found}
 
     def accounts(self, *, limit: int) -> Sequence[Account]:
         """Return each partition's account, in one snapshot, with at most `limit` entries in each list."""
@@ -196,8 +188,7 @@ class Reader(Connecting):
     def rows(self, query: str) -> list[Any]:
         """Return the rows of a query without values of `reader.sql`, which says what is in their columns."""
         with self._cursor() as cursor:
-            cursor.execute(queries("reader")[query])
-            return cursor.fetchall()
+            return ask(cursor, queries("reader")[query])
 
     def state(self, *, count_rows: bool = True, deployment: Deployment = BDLAB) -> DatabaseState:
         """Return the state of the database; never raises if it is away. Counting rows reads the whole table, so a probe
@@ -207,25 +198,16 @@ class Reader(Connecting):
             with self._cursor() as cursor:
                 version = ".".join(str(part) for part in divmod(cursor.connection.server_version, 10_000))
                 schema, compatible_from = schema_version(cursor) or (None, None)
-                counted: dict[str, Any] = {}
+                seen: dict[str, Any] = {"server_version": version, "compatible_from": compatible_from}
                 if count_rows:
-                    cursor.execute(deployment.in_sql(queries("reader")["ended_logins"]))
-                    counted["ended_logins"] = dict(cursor.fetchall())
+                    seen["ended_logins"] = dict(ask(cursor, deployment.in_sql(queries("reader")["ended_logins"])))
                 if schema is not None and count_rows:
-                    cursor.execute(queries("reader")["count" if schema >= _FEEDBACK_SINCE else "count_predictions"])
-                    counted["rows"], counted["feedback"] = cursor.fetchone() or (None, None)
+                    query = queries("reader")["count" if schema >= _FEEDBACK_SINCE else "count_predictions"]
+                    ((seen["rows"], seen["feedback"]),) = ask(cursor, query)
                     if schema >= expected:
-                        cursor.execute(queries("reader")["count_open"])
-                        (counted["open_dead_letters"],) = cursor.fetchone() or (None,)
+                        ((seen["open_dead_letters"],),) = ask(cursor, queries("reader")["count_open"])
         except (DatabaseError, VaultError) as error:
             return DatabaseState(connected=False, schema_expected=expected, problem=error.message)
-        state = DatabaseState(
-            connected=True,
-            server_version=version,
-            schema_version=schema,
-            schema_expected=expected,
-            compatible_from=compatible_from,
-            **counted,
-        )
+        state = DatabaseState(connected=True, schema_version=schema, schema_expected=expected, **seen)
         problem = "" if state.schema_fits else "the schema is not at this version: run `bdlab migrate`"
         return msgspec.structs.replace(state, problem=problem)

@@ -15,7 +15,7 @@ from bdlab.contract import Contract, check_fits
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import BdlabError, ModelError
 from bdlab.postgres.contracts import check_schema, read_contract
-from bdlab.postgres.session import ConnectionLimits, Session, queries
+from bdlab.postgres.session import ConnectionLimits, Session, ask, queries
 from bdlab.rescoring import Done, RescoredPartition, RescoredReport, Score, Window
 
 RANGE_OFFSETS = 2000
@@ -59,8 +59,7 @@ class Ranges(Session):
         known = {(log_id, partition): after for log_id, partition, _, after in zip(*beyond or [[]] * 4, strict=True)}
         with self.transaction() as cursor:
             cursor.execute(statements["lock_model"], self._names)
-            cursor.execute(statements["wanted"], moments)
-            found = cursor.fetchall()
+            found = ask(cursor, statements["wanted"], moments)
             wanted = Window(*([row[column] for row in found] for column in range(4)))
             places = zip(wanted.log_ids, wanted.partitions, wanted.firsts, strict=True)
             firsts = [max(first, known.get((log_id, partition), first)) for log_id, partition, first in places]
@@ -74,10 +73,9 @@ class Ranges(Session):
         statements = queries("rescores")
         with self.transaction() as cursor:
             cursor.execute(queries("accounts")["lock_rescored"])
-            cursor.execute(statements["take"], self._names | window._asdict())
-            if (row := cursor.fetchone()) is None:
+            if not (rows := ask(cursor, statements["take"], self._names | window._asdict())):
                 return None
-            place = dict(zip(("log_id", "partition", "first", "after"), row, strict=True))
+            place = dict(zip(("log_id", "partition", "first", "after"), rows[0], strict=True))
             predictions = inserted = 0
             inputs = cursor.connection.cursor("inputs")  # on the server, until the transaction ends
             inputs.execute(self._inputs, place)
@@ -99,8 +97,7 @@ class Ranges(Session):
             cursor.execute(queries("accounts")["lock_rescored"])
             for some in rows:
                 encoded = msgspec.json.encode(some).decode()
-                cursor.execute(statements["strangers"], {"rows": encoded})
-                for (stranger,) in cursor.fetchall():
+                for (stranger,) in ask(cursor, statements["strangers"], {"rows": encoded}):
                     raise ModelError(f"the id {stranger} is that of no stored prediction at its position")
                 predictions, inserted = predictions + len(some), inserted + self.insert(cursor, encoded)
                 for row in some:
@@ -137,8 +134,7 @@ class Ranges(Session):
 
     def _two(self, query: str, values: dict[str, Any]) -> tuple[int, int]:
         with self.transaction() as cursor:
-            cursor.execute(queries("rescores")[query], self._names | values)
-            one, other = cursor.fetchone() or (0, 0)
+            ((one, other),) = ask(cursor, queries("rescores")[query], self._names | values)
             return one, other
 
 
@@ -147,15 +143,11 @@ def account(credentials: DatabaseCredentials, model: str, *, limit: int) -> Resc
     statements, values = queries("rescores"), {"model": model, "limit": limit}
     limits = ConnectionLimits(statement_s=1800, silence_s=3600)
 
-    def rows(cursor: Cursor, query: str) -> list[tuple[Any, ...]]:
-        cursor.execute(statements[query], values)
-        return cursor.fetchall()
-
     opened = Session(credentials, application_name="bdlab verify", limits=limits, snapshot=True)
     with opened as session, session.transaction() as cursor:
-        known = [name for (name,) in rows(cursor, "models")]
-        counted, orphans = rows(cursor, "account"), rows(cursor, "orphans")
-        missing = rows(cursor, "missing") if any(row[5] != row[6] for row in counted) else []
+        known = [name for (name,) in ask(cursor, statements["models"])]
+        counted, orphans = (ask(cursor, statements[query], values) for query in ("account", "orphans"))
+        missing = ask(cursor, statements["missing"], values) if any(row[5] != row[6] for row in counted) else []
     if not (orphans or model in known):
         hint = f"Scored again were: {', '.join(known)}." if known else f"`bdlab rescore --model {model}` does it."
         raise BdlabError(f"nothing was scored again by {model}", hint=hint)

@@ -15,7 +15,7 @@ from psycopg2.extensions import encrypt_password
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import InvalidInput
-from bdlab.postgres.session import ConnectionLimits, connect, cut_after, describe, queries, translate
+from bdlab.postgres.session import ConnectionLimits, ask, connect, cut_after, describe, queries, translate
 from bdlab.services import BDLAB, DATABASE_ROLES, MANAGER, OWNER, READER, READERS_TOO, WRITER, Deployment
 from bdlab.settings import Secret
 
@@ -82,9 +82,9 @@ def _prepare_roles(work: _RoleSetup, deployment: Deployment, manager_password: S
             work.run("create_group", f"role {group} created", role=group)
     for role in (deployment.in_sql(one.group) for one in READERS_TOO):
         work.join(role, reader, f"may do what {reader} may")
-    verifier, scram = "", {"scope": work.connection, "algorithm": "scram-sha-256"}
+    verifier, scope = "", work.connection
     if manager_password:
-        verifier = encrypt_password(manager_password.reveal(), manager, **scram)
+        verifier = encrypt_password(manager_password.reveal(), manager, scope=scope, algorithm="scram-sha-256")
     found = work.all("role", {"name": manager})
     if not found:
         if not verifier:
@@ -128,8 +128,7 @@ class _RoleSetup:
         self.changed: list[str] = []
 
     def all(self, name: str, values: Mapping[str, str | bool]) -> list[tuple[object, ...]]:
-        self._cursor.execute(queries("roles")[name], values)
-        return self._cursor.fetchall()
+        return ask(self._cursor, queries("roles")[name], values)
 
     def is_true(self, name: str, values: Mapping[str, str | bool]) -> bool:
         return self.all(name, values) == [(True,)]

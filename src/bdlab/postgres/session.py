@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import psycopg2
 import structlog
+from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812 - named so by psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import libpq_version
@@ -55,6 +56,14 @@ def queries(file: str) -> dict[str, str]:
             body = body.replace(word, sections[word])
         sections[name.strip()] = body.strip()
     return sections
+
+
+def ask(
+    cursor: Cursor, statement: str | sql.Composable, values: Mapping[str, Any] | None = None
+) -> list[tuple[Any, ...]]:
+    """Return the rows that a statement gives. Raises psycopg2.Error."""
+    cursor.execute(statement, values)
+    return cursor.fetchall()
 
 
 def rows_of(cursor: Cursor) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from bdlab.log_identity import KnownLog
 from bdlab.postgres.accounts import read_known
 from bdlab.postgres.contracts import check_schema, read_contract
 from bdlab.postgres.rows import MOMENTS, CopyLines, headers_json, printable
-from bdlab.postgres.session import ConnectionLimits, Session, queries, translate
+from bdlab.postgres.session import ConnectionLimits, Session, ask, queries, translate
 
 _DEAD_LETTERS_A_STATEMENT = 200
 _COPY_BYTES = 128 << 10
@@ -116,8 +116,8 @@ class Store(Session):
                 "log_starts": [position.offset for position in assigned],
             }
             cursor.execute(queries("store")["start"], places)
-            cursor.execute(queries("store")["next_offsets"], places)
-            following = {(log_id, partition): offset for log_id, partition, offset in cursor.fetchall()}
+            found = ask(cursor, queries("store")["next_offsets"], places)
+        following = {(log_id, partition): offset for log_id, partition, offset in found}
         return [log.at(following[self._numbers[log], log.partition]) for log in logs]
 
     def _number(self, cursor: Cursor, logs: Iterable[LogPartition], *, new: bool) -> None:
@@ -129,9 +129,8 @@ class Store(Session):
             if topic not in found:
                 if new:
                     cursor.execute(statements["new"], log._asdict())
-                cursor.execute(statements["find"], log._asdict())
-                row = cursor.fetchone()
-                found[topic] = int(row[0]) if row else None
+                rows = ask(cursor, statements["find"], log._asdict())
+                found[topic] = int(rows[0][0]) if rows else None
             if (number := found[topic]) is not None:
                 self._numbers[log] = number
 
