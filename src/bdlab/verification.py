@@ -194,8 +194,10 @@ def _imbalance(account: Account, read: ReadRecords | None) -> list[str]:
         shown = ", ".join(
             f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}" for gap in account.missing
         )
-        keys = {offset: _key_at(account.log.partition, offset, read) for offset in offsets} if read else {}
-        known = ", ".join(f"{key} at {offset}" for offset, key in keys.items() if key)
+        partition = account.log.partition
+        found = {offset: read({partition: offset}).get(partition) for offset in offsets} if read else {}
+        keys = {offset: one.key.decode("utf-8", "backslashreplace") for offset, one in found.items() if one and one.key}
+        known = ", ".join(f"{key} at {offset}" for offset, key in keys.items())
         problems.append(
             f"{account.missing_count} recorded nowhere: offsets {shown}" + (f" (ids {known})" if known else "")
         )
@@ -214,12 +216,6 @@ def _imbalance(account: Account, read: ReadRecords | None) -> list[str]:
             f" is not next_offset {account.next_offset} - first_offset {account.first_offset}"
         )
     return problems
-
-
-def _key_at(partition: int, offset: int, read: ReadRecords) -> str:
-    """Return the id of the event there as text; empty if the broker no longer has it."""
-    key = found.key if (found := read({partition: offset}).get(partition)) else None
-    return (key or b"").decode("utf-8", "backslashreplace")
 
 
 def _sighting(one: Sighting) -> str:
