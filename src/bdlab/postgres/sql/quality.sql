@@ -5,25 +5,19 @@ s.stored_at >= %(since)s::timestamptz AND s.stored_at < %(until)s::timestamptz
 -- name: $of_one
 s.model = %(model)s AND (%(rescored)s::boolean IS NULL OR s.rescored = %(rescored)s) AND $asked
 
--- name: $said
--- As the view, without what takes longest: the newest feedback on each row.
-(SELECT id, model, false AS rescored, source, created_at, stored_at FROM predictions
- UNION ALL SELECT p.id, r.model, true, p.source, p.created_at, p.stored_at
- FROM rescored r JOIN predictions p USING (id)) s
-
 -- name: versions
-SELECT s.model, count(*) AS rows, count(f.at) AS labelled,
-       percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY extract(epoch FROM f.at - s.created_at)::float8) AS delay_s
-FROM $said LEFT JOIN (
-    SELECT prediction_id AS id, max(created_at) AS at FROM feedback WHERE pruned_at IS NULL GROUP BY prediction_id
-) f USING (id)
-WHERE s.rescored = %(rescored)s AND (%(model)s::text IS NULL OR s.model = %(model)s) AND $asked
+SELECT s.model, count(*) AS rows, count(s.feedback_id) AS labelled, percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (
+           ORDER BY extract(epoch FROM s.feedback_at - s.created_at)::float8
+       ) AS delay_s
+FROM quality s WHERE s.rescored = %(rescored)s AND (%(model)s::text IS NULL OR s.model = %(model)s) AND $asked
 GROUP BY s.model ORDER BY count(*) DESC, s.model
 
 -- name: sample
--- By a hash of the id, so that asking again gives the same.
-SELECT {columns} FROM $said JOIN predictions i USING (id)
-WHERE $of_one ORDER BY uuid_hash_extended(s.id, 0) LIMIT 2000
+-- By a hash of the id, so that asking again gives the same; not from the view, which looks for each row's feedback.
+SELECT {columns} FROM (
+    SELECT id, model, false AS rescored, source, stored_at FROM predictions
+    UNION ALL SELECT p.id, r.model, true, p.source, p.stored_at FROM rescored r JOIN predictions p USING (id)
+) s JOIN predictions i USING (id) WHERE $of_one ORDER BY uuid_hash_extended(s.id, 0) LIMIT 2000
 
 -- name: $sums
 -- One scan for all fields: a row has the bin of one of them, or none, and all else null.
