@@ -24,6 +24,16 @@ _ROWS = 200
 _LIMITS = ConnectionLimits(statement_s=600, idle_in_transaction_s=300, silence_s=660)
 
 
+def ranges_of(
+    cursor: Cursor, since: datetime | None, until: datetime | None, *, predictions: bool = False
+) -> list[tuple[int, int, int, int]]:
+    """Return the log_id, partition, first offset and the one after of what was recorded from `since` to before `until`;
+    with `predictions` of the partitions alone that have some."""
+    moments = {"since": since or "-infinity", "until": until or "infinity"}
+    cursor.execute(queries("exports")["ranges"], {**moments, "predictions": predictions})
+    return cursor.fetchall()
+
+
 class Exporter(Session):
     """Implements `export.Source` with a login of bdlab_reader. Each call is one snapshot."""
 
@@ -38,8 +48,7 @@ class Exporter(Session):
             for table in TABLES:
                 cursor.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(sql.Identifier(table)))
                 tables[table] = {column.name: _TYPES[column.type_code] for column in cursor.description or ()}
-            cursor.execute(queries("exports")["ranges"], {"since": since or "-infinity", "until": until or "infinity"})
-            ranges = tuple(Range(*row) for row in cursor.fetchall())
+            ranges = tuple(Range(*row) for row in ranges_of(cursor, since, until))
             cursor.execute(queries("exports")["logs"])
             logs = tuple(Log(*row) for row in cursor.fetchall())
             return Plan(

@@ -15,6 +15,7 @@ from bdlab.contract import Contract, check_fits
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import BdlabError, ModelError
 from bdlab.postgres.contracts import check_schema, read_contract
+from bdlab.postgres.exports import ranges_of
 from bdlab.postgres.session import ConnectionLimits, Session, ask, queries
 from bdlab.rescoring import Done, RescoredPartition, RescoredReport, Score, Window
 
@@ -55,11 +56,11 @@ class Ranges(Session):
     def plan(self, since: datetime | None, until: datetime | None, beyond: Window | None = None) -> Window:
         """Plan what was stored from `since` to before `until`, except what is planned already; `beyond` is known to be.
         Return what was asked for."""
-        statements, moments = queries("rescores"), {"since": since or "-infinity", "until": until or "infinity"}
+        statements = queries("rescores")
         known = {(log_id, partition): after for log_id, partition, _, after in zip(*beyond or [[]] * 4, strict=True)}
         with self.transaction() as cursor:
             cursor.execute(statements["lock_model"], self._names)
-            found = ask(cursor, statements["wanted"], moments)
+            found = ranges_of(cursor, since, until, predictions=True)
             wanted = Window(*([row[column] for row in found] for column in range(4)))
             places = zip(wanted.log_ids, wanted.partitions, wanted.firsts, strict=True)
             firsts = [max(first, known.get((log_id, partition), first)) for log_id, partition, first in places]

@@ -2,30 +2,6 @@
 -- One process plans for a model at a time.
 SELECT pg_advisory_xact_lock(hashtextextended('rescore ' || %(model)s, 0))
 
--- name: wanted
--- Of each partition with predictions the offsets from the first one stored at `since` to the first one stored at
--- `until`. As moments ascend with offsets, both are found by halving: some 30 index lookups in a billion of rows.
-WITH RECURSIVE halved (log_id, partition, is_end, low, high) AS (
-    SELECT s.log_id, s.partition, e.is_end, coalesce(c.pruned_to, s.first_offset), s.next_offset
-    FROM sink_offsets s LEFT JOIN checkpoints c USING (log_id, partition) CROSS JOIN (VALUES (false), (true)) e (is_end)
-    WHERE EXISTS (SELECT FROM predictions p WHERE p.log_id = s.log_id AND p.partition = s.partition)
-    UNION ALL
-    SELECT h.log_id, h.partition, h.is_end,
-           CASE WHEN m.stored_at < m.moment THEN m."offset" + 1 ELSE h.low END,
-           CASE WHEN m.stored_at < m.moment THEN h.high ELSE (h.low + h.high) / 2 END
-    FROM halved h LEFT JOIN LATERAL (
-        SELECT p."offset", p.stored_at, CASE WHEN h.is_end THEN %(until)s ELSE %(since)s END::timestamptz AS moment
-        FROM predictions p
-        WHERE p.log_id = h.log_id AND p.partition = h.partition
-          AND p."offset" >= (h.low + h.high) / 2 AND p."offset" < h.high
-        ORDER BY p."offset" LIMIT 1) m ON true
-    WHERE h.low < h.high
-)
-SELECT log_id, partition, min(low) FILTER (WHERE NOT is_end) AS first, min(low) FILTER (WHERE is_end) AS after
-FROM halved WHERE low >= high GROUP BY log_id, partition
-HAVING min(low) FILTER (WHERE NOT is_end) < min(low) FILTER (WHERE is_end)
-ORDER BY log_id, partition
-
 -- name: $window
 unnest(%(log_ids)s::int[], %(partitions)s::int[], %(firsts)s::bigint[], %(afters)s::bigint[])
     AS w (log_id, partition, first, after)
