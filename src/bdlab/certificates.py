@@ -30,10 +30,8 @@ SERVER_TTL_S = 30 * 86400
 #: The host names of a server that is used on its own machine only; IP addresses are always allowed.
 LOCAL_HOSTS = ("localhost",)
 
-OWNER_ONLY = 0o600
 #: For a server that runs as another user, and reads the files through the folder's group.
 GROUP_READS = 0o640
-
 
 #: The second of the two times that stand side by side in a certificate (RFC 5280, section 4.1.2.5).
 _VALIDITY = re.compile(rb"(?:\x17\x0d\d{12}|\x18\x0f\d{14})Z(?:\x17\x0d|\x18\x0f)(\d{12}(?:\d\d)?Z)")
@@ -50,7 +48,7 @@ class _Record(msgspec.Struct, frozen=True):
 class CertificateFiles:
     """The files in one folder, with the permissions `mode`. Construction does no I/O."""
 
-    def __init__(self, folder: Path, *, mode: int = OWNER_ONLY) -> None:
+    def __init__(self, folder: Path, *, mode: int = 0o600) -> None:
         self.folder = folder
         self.server_file = folder / "server.pem"
         self.ca_file = folder / "ca.pem"
@@ -59,13 +57,10 @@ class CertificateFiles:
     def good_for(self, hosts: Sequence[str], *, authority: str) -> bool:
         """Return whether the certificate is for `hosts`, of `authority`, and has a third of its time left."""
         record = self._record()
-        if record is None or time.time() >= self.due_at:
+        if not (record and self.server_file.exists() and self.ca_file.exists()) or time.time() >= self.due_at:
             return False
-        try:
-            signed_by = self.ca_file.read_text("ascii")
-        except FileNotFoundError:
-            return False
-        return self.server_file.exists() and record.hosts == list(hosts) and signed_by.strip() == authority.strip()
+        signed_by = self.ca_file.read_text("ascii")
+        return record.hosts == list(hosts) and signed_by.strip() == authority.strip()
 
     @property
     def due_at(self) -> float:
@@ -90,10 +85,8 @@ class CertificateFiles:
             self._write("ca.pem", f"{issued.ca_pem.strip()}\n")
             self._write("issued.json", msgspec.json.encode(record).decode())
         except OSError as error:
-            raise InvalidInput(
-                f"the certificate cannot be written into {self.folder}: {error.strerror}",
-                hint="Name a folder that exists and that this user may write.",
-            ) from error
+            what = f"the certificate cannot be written into {self.folder}: {error.strerror}"
+            raise InvalidInput(what, hint="Name a folder that exists and that this user may write.") from error
 
     def _record(self) -> _Record | None:
         try:
@@ -118,9 +111,8 @@ def ends_at(cert_file: str) -> dict[str, float]:
 
 
 def check_pair(cert_file: str, key_file: str, *, options: str) -> None:
-    """Raise InvalidInput unless both are empty, or PEM files with a certificate and its key.
-
-    `options` names the two command-line options."""
+    """Raise InvalidInput unless both are empty, or PEM files with a certificate and its key. `options` names the two
+    command-line options."""
     if bool(cert_file) != bool(key_file):
         raise InvalidInput(f"TLS needs both, {options}")
     for file in (cert_file, key_file):
@@ -130,10 +122,9 @@ def check_pair(cert_file: str, key_file: str, *, options: str) -> None:
         try:
             _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Path(cert_file), Path(key_file))
         except OSError as error:
-            raise InvalidInput(
-                f"the certificate {cert_file} and the key {key_file} do not work: {error}",
-                hint="Both have to be PEM: the certificate chain, and its own key, not encrypted.",
-            ) from error
+            what = f"the certificate {cert_file} and the key {key_file} do not work: {error}"
+            hint = "Both have to be PEM: the certificate chain, and its own key, not encrypted."
+            raise InvalidInput(what, hint=hint) from error
 
 
 def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
@@ -145,16 +136,12 @@ class ServedCertificate:
     """The certificate and key that `context` serves, from PEM files that may be replaced."""
 
     def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-        self._context = context
-        self._files = (certificate, key)
+        self._context, self._files, self._problem = context, (certificate, key), ""
         self._read = self._versions()
-        self._problem = ""
 
     def reload(self) -> None:
-        """Serve a new certificate to new connections if the files have changed.
-
-        To be called by the thread that accepts connections, since OpenSSL must not load a certificate while
-        another thread makes a connection of the same context."""
+        """Serve a new certificate to new connections if the files have changed. To be called by the thread that accepts
+        connections, since OpenSSL must not load a certificate while another thread makes a connection of it."""
         found = self._versions()
         if not found or found == self._read:
             return

@@ -28,8 +28,7 @@ class Replacement:
             before = target.stat()
         except FileNotFoundError:
             before = None
-        own = before and next((each for each in (1, 2) if _is(each, before)), None)
-        if own is not None:
+        if own := before and next((each for each in (1, 2) if _is(each, before)), None):
             self.file: IO[bytes] = os.fdopen(os.dup(own), "wb")
         elif before and not stat.S_ISREG(before.st_mode):
             self.file = os.fdopen(os.open(target, os.O_WRONLY), "wb")
@@ -43,8 +42,7 @@ class Replacement:
             if not os.access(target, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
             mode = stat.S_IMODE(before.st_mode)
-        name = f"{'.' * self._hidden}{target.stem}.partial-{secrets.token_hex(4)}{target.suffix}"
-        partial = target.with_name(name)
+        partial = target.with_name(f"{'.' * self._hidden}{target.stem}.partial-{secrets.token_hex(4)}{target.suffix}")
         try:
             handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
         except OSError as error:  # the partial's name would tell the user nothing

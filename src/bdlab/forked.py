@@ -25,8 +25,7 @@ class Forked:
     did, and `hint` what to do if it ended."""
 
     def __init__(self, work: Callable[[Any], Any], what: str, count: int | None = None, hint: str = _HINT) -> None:
-        self._work, self._what, self._hint = work, what, hint
-        self._count = count or len(os.sched_getaffinity(0))
+        self._work, self._what, self._hint, self._count = work, what, hint, count or len(os.sched_getaffinity(0))
         self._processes: dict[Connection, BaseProcess] = {}
 
     def __enter__(self) -> Self:

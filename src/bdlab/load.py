@@ -43,7 +43,6 @@ class LoadGenerator:
         http_url(url)
         if requests_per_second <= 0:
             raise InvalidInput(f"{requests_per_second:g} requests a second are not above 0")
-        self._url = url
         context = ssl.create_default_context()
         if ca_file:
             try:
@@ -56,13 +55,11 @@ class LoadGenerator:
         limits = httpx.Limits(max_connections=_THREADS, keepalive_expiry=1.0)
         timeout_s = _ANSWER_TIMEOUT_S
         self._client = httpx.Client(headers=headers, verify=context, timeout=timeout_s, limits=limits, trust_env=False)
-        self._bodies, self._interval_s = bodies, 1 / requests_per_second
+        self._url, self._bodies, self._interval_s = url, bodies, 1 / requests_per_second
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(_THREADS)]
         self._began = self._last_answer = self._longest_pause_s = 0.0
-        self._due = 0
-        self._latencies_s: list[float] = []
-        self._failures: Counter[str] = Counter()
+        self._due, self._latencies_s, self._failures = 0, list[float](), Counter[str]()
 
     def start(self) -> None:
         """Begin after one request with response 200. Raises BdlabError with the reason if it fails."""

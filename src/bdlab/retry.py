@@ -31,8 +31,7 @@ class Backoff:
     keeps clients that lost the same server from coming back to it all at once."""
 
     def __init__(self, first_s: float = 0.1, longest_s: float = 1.0) -> None:
-        self._first_s = self._next_s = first_s
-        self._longest_s = longest_s
+        self._first_s, self._next_s, self._longest_s = first_s, first_s, longest_s
 
     def next_s(self) -> float:
         """Return the next pause, in seconds."""
@@ -42,8 +41,7 @@ class Backoff:
 
     def wait(self, stop: threading.Event) -> float:
         """Make the next pause, at most until `stop` is set; return its length in seconds."""
-        pause = self.next_s()
-        stop.wait(pause)
+        stop.wait(pause := self.next_s())
         return pause
 
     def reset(self) -> None:
@@ -111,9 +109,8 @@ def wait_for(
     Other errors are raised at once. `what` ("Vault", "the broker") and `context` go into the log."""
     began = time.monotonic()
     # A server that has just been started or opened refuses for some milliseconds: that is not worth a line.
-    outage = Outage(
-        f"waiting for {what}", f"{what} is there", quiet_s=0.3, by_hint=True, timeout_s=timeout_s, **context
-    )
+    how: dict[str, Any] = {"quiet_s": 0.3, "by_hint": True, "timeout_s": timeout_s}
+    outage = Outage(f"waiting for {what}", f"{what} is there", **how, **context)
     last: BdlabError  # there is at least one try
     for _ in tries(timeout_s, stop=stop, longest_s=2.0):
         try:

@@ -28,8 +28,6 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
-CONFIG_FILE = "bdlab.toml"
-
 #: The model path by which a layer overrides another's with the model that comes with bdlab.
 SHIPPED_MODEL = "shipped"
 
@@ -137,11 +135,9 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 if "*" not in each and each == f"{parts.scheme}://{parts.netloc}".lower():
                     continue
             if each != "*":
-                raise SettingsInvalid(
-                    f"http.cors_origins names {each!r}, which is no origin",
-                    hint="An origin is a scheme, a host and a port, as https://shop.example or "
-                    "http://localhost:3000, in lower case and without a path; `*` is any.",
-                )
+                form = "An origin is a scheme, a host and a port, as https://shop.example or http://localhost:3000"
+                hint = f"{form}, in lower case and without a path; `*` is any."
+                raise SettingsInvalid(f"http.cors_origins names {each!r}, which is no origin", hint=hint)
         return found
 
 
@@ -263,8 +259,7 @@ class Layers(msgspec.Struct, frozen=True):
 
 
 def _decode(kind: type, value: Any) -> Any:
-    """Make a type that msgspec does not know; msgspec adds the field's name to a ValueError."""
-    return kind(str(value))
+    return kind(str(value))  # msgspec adds the field's name to a ValueError
 
 
 def explained(error: msgspec.ValidationError) -> tuple[str, str]:
@@ -313,7 +308,7 @@ def load(
     SettingsInvalid for an unknown setting or a wrong value, unless not `checked`, and BdlabError for a ``./bdlab.toml``
     that somebody else may have written."""
     chosen = config or environ.get("BDLAB_CONFIG")
-    path, text, file = Path(chosen or CONFIG_FILE), "", dict[str, Any]()
+    path, text, file = Path(chosen or "bdlab.toml"), "", dict[str, Any]()
     try:
         if chosen or path.is_file():
             if not chosen:

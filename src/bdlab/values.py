@@ -29,8 +29,7 @@ def listed(text: str) -> tuple[str, ...]:
 
 def lines_of(toml: str) -> dict[str, int]:
     """Return the line of each table and value of a TOML text, by names such as ``http.port``."""
-    found: dict[str, int] = {}
-    table = ""
+    found, table = dict[str, int](), ""
     for number, line in enumerate(toml.splitlines(), 1):
         if named := _NAMED.match(line):
             table = named["table"] or table
@@ -42,12 +41,11 @@ def http_url(text: str) -> SplitResult:
     """Return the parts of an http or https URL. Raises InvalidInput."""
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return parts
     except ValueError as error:
         raise InvalidInput(f"{text!r} is no http(s) URL: {error}") from error
-    if not usable:
-        raise InvalidInput(f"{text!r} is no http(s) URL")
-    return parts
+    raise InvalidInput(f"{text!r} is no http(s) URL")
 
 
 def moment(text: str) -> datetime:

@@ -116,8 +116,7 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
     else:
         # The default shows each frame's variables, which may hold secrets.
         shown = structlog.dev.plain_traceback
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=shown)
-        last += [_show_steering, renderer]
+        last += [_show_steering, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=shown)]
     published.render(last)
     stream = _Stderr()
     structlog.configure(

@@ -96,19 +96,15 @@ def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple
     if lease_ttl_s is not None:
         ttl_s, made = round(lease_ttl_s), healthy if lease_ttl_s > 0 else unhealthy
         lease = made("postgres.lease", f"that of this command's own login is valid for {ttl_s} s", ttl_s=ttl_s)
-    return reachable, schema, rows, letters, lease, _logins_check(state.ended_logins)
-
-
-def _logins_check(ended: Mapping[str, int] | None) -> CheckResult:
-    """Check for users whose lease has ended; one with a session still has access to the database."""
-    if ended is None:
-        return not_made("postgres.logins", "cannot be told")
-    if not ended:
-        return healthy("postgres.logins", "none outlived its lease")
-    sessions = sum(ended.values())
-    message = f"ended and not dropped, with {sessions} sessions: {', '.join(ended)}"
-    found = unhealthy("postgres.logins", message, logins=list(ended), sessions=sessions)
-    return found if sessions else msgspec.structs.replace(found, state="degraded")
+    logins = not_made("postgres.logins", "cannot be told")
+    if (ended := state.ended_logins) is not None:
+        logins = healthy("postgres.logins", "none outlived its lease")
+    if ended:  # a user with a session still has access to the database
+        sessions = sum(ended.values())
+        message = f"ended and not dropped, with {sessions} sessions: {', '.join(ended)}"
+        logins = unhealthy("postgres.logins", message, logins=list(ended), sessions=sessions)
+        logins = logins if sessions else msgspec.structs.replace(logins, state="degraded")
+    return reachable, schema, rows, letters, lease, logins
 
 
 def compared_models(results: Sequence[CheckResult]) -> list[CheckResult]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 import structlog
@@ -102,8 +102,7 @@ def partitions_of(metadata: Any, server: KafkaSettings) -> Mapping[int, Any]:
     if server.topic not in metadata.topics:
         why = f"topic {server.topic!r} is not at {server.bootstrap_servers}, or this user may not see it"
         raise TopicMissing(why, hint="Create it with `bdlab migrate`.")
-    found: Mapping[int, Any] = metadata.topics[server.topic].partitions
-    return found
+    return cast("Mapping[int, Any]", metadata.topics[server.topic].partitions)
 
 
 def no_answer(

@@ -45,11 +45,10 @@ class Consumer(Connecting):
     def __post_init__(self) -> None:
         self.problem: BrokerError | None = None
         """Why no records come now; None if the broker answers."""
-        self._opened = False
+        self._opened, self._backoff = False, Backoff()
         self._client: ConsumerClient | None = None
         self._refused_since: float | None = None
         self._outage = Outage("Kafka is not usable", "Kafka is usable again")
-        self._backoff = Backoff()
         self._pause_s, self._refresh_after, self._forming_sessions = 0.1, 0.0, _FORMING_SESSIONS
 
     @property
@@ -133,8 +132,7 @@ class Consumer(Connecting):
 
     def _ready_client(self, deadline: float) -> ConsumerClient:
         client = self._client
-        refresh = (client is None or not client.verified) and time.monotonic() >= self._refresh_after
-        if refresh:
+        if refresh := (client is None or not client.verified) and time.monotonic() >= self._refresh_after:
             self._refresh_after = time.monotonic() + self._pause_s
         login = current_login(self.credentials, refresh=refresh)
         if client is not None and login is not client.login:
@@ -177,8 +175,7 @@ class Consumer(Connecting):
 
     def _fail(self, error: BrokerError) -> None:
         self._outage.failed(error)
-        self.problem = error
-        self._pause_s = self._backoff.next_s()
+        self.problem, self._pause_s = error, self._backoff.next_s()
 
     def _refuse(self, error: BrokerRefused) -> None:
         """Raise the refusal only if it lasts: it may pass, as while a login is being replaced."""

@@ -37,11 +37,8 @@ class Assignment:
     next of each partition that is read. `ended`: the partitions that were read to their ends."""
 
     def __init__(self, partitions: frozenset[int] = frozenset()) -> None:
-        self.partitions, self.started = partitions, not partitions
-        self.stopped: dict[int, str] = {}
-        self.unconfirmed: list[Record] = []
-        self.next: dict[int, int] = {}
-        self.ended: set[int] = set()
+        self.partitions, self.started, self.ended = partitions, not partitions, set[int]()
+        self.stopped, self.unconfirmed, self.next = dict[int, str](), list[Record](), dict[int, int]()
 
     @property
     def at_end(self) -> bool:
@@ -82,8 +79,7 @@ class ConsumerClient:
         #: Since when the group has not said which partitions this consumer gets, which may be none; None if it has.
         self.unassigned_since: float | None = None
         self._ids = TopicIds(login, client_id=f"{client_id}-topic")
-        self._next_check = 0.0
-        self._gaps: dict[int, int] = {}
+        self._next_check, self._gaps = 0.0, dict[int, int]()
         session_ms = round(login.server.session_timeout_s * 1000)
         config = client_config(login, client_id=client_id, kind="consumer") | {
             "group.id": login.server.group,
@@ -199,10 +195,8 @@ class ConsumerClient:
         return records
 
     def _collect(self, max_records: int, deadline: float) -> list[Record]:
-        records: list[Record] = []
-        size = 0
+        records, size, self._interrupted = list[Record](), 0, False
         log = LogPartition(self.cluster_id, self.login.server.topic, 0, self.topic_id)
-        self._interrupted = False
         try:
             while len(records) < max_records and size < MAX_POLL_BYTES:
                 first = self._client.poll(max(0.0, deadline - time.monotonic()))
@@ -265,8 +259,7 @@ class ConsumerClient:
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or partition in self.assignment.stopped:
             return
-        missing = self.assignment.next.get(partition, offset)
-        if missing >= offset:
+        if (missing := self.assignment.next.get(partition, offset)) >= offset:
             return
         if self._gaps.get(partition) != missing:
             self._gaps[partition], self._interrupted = missing, True

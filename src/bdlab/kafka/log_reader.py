@@ -113,13 +113,11 @@ class LogReader(Client):
         """Yield partition, offset and message of what comes from `offsets` on, until none is left in `waiting`. The
         message is None at a partition's end, and if its offset is not in the log. Raises BrokerUnavailable if some are
         left after `timeout_s` seconds, and BrokerError."""
-        doing = f"{doing} topic {topic!r}"
-        deadline = time.monotonic() + timeout_s
+        doing, deadline = f"{doing} topic {topic!r}", time.monotonic() + timeout_s
         try:
             self.assign([TopicPartition(topic, partition, offset) for partition, offset in offsets.items()])
             while waiting:
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
+                if (left_s := deadline - time.monotonic()) <= 0:
                     why = f"{doing}: no answer within {timeout_s:g} s of partitions {sorted(waiting)}"
                     raise BrokerUnavailable(why, hint="Check that the broker runs, and try again.")
                 # Wait for one message only: `consume` with a time-out waits for all of them.
@@ -139,7 +137,6 @@ class LogReader(Client):
         would be refused at once, but librdkafka 2.16 ends the whole process if the connection breaks in the middle of
         one that concerns a group (librdkafka pull request 5397). Raises BrokerRefused if this user may not see the
         group, and BrokerUnavailable."""
-        group = login.server.group
         places = [TopicPartition(login.server.topic, partition) for partition in partitions]
         deadline, answer_s = time.monotonic() + timeout_s, 0.02
         while not self.group_refused:
@@ -148,12 +145,12 @@ class LogReader(Client):
                 answer = self.committed(places, timeout=answer_s)
             except KafkaException as error:
                 if error.args[0].code() not in _NO_ANSWER or left_s <= answer_s:
-                    raise broker_error(error, f"reading the offsets of group {group!r}") from error
+                    raise broker_error(error, f"reading the offsets of group {login.server.group!r}") from error
                 self.consume(1, 0)
                 answer_s = min(2 * answer_s, 0.25)  # how long a refusal may stay unseen
             else:
                 return {place.partition: place.offset for place in answer}
-        raise BrokerRefused(f"this user may not see group {group!r}")
+        raise BrokerRefused(f"this user may not see group {login.server.group!r}")
 
 
 def reported_ranges(

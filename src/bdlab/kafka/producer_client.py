@@ -69,11 +69,10 @@ class ProducerClient:
         self.cluster_id = self.last_problem = ""
         self.verified = self.replaced = self.fatal = False
         self.refused: BrokerRefused | None = None
-        self._losses = 0
+        self._losses, self._metadata_due = 0, 0.0
         self._partitions: tuple[int, ...] = ()
         self._turns: Iterator[int] = cycle((PARTITION_UA,))
         self._slot, self._slot_end, self._slot_left = PARTITION_UA, 0.0, 0
-        self._metadata_due = 0.0
         self._unverified: list[tuple[PendingEvent, Position]] = []
         # An event may be sent until the caller's own deadline, and not long after it.
         timeout_ms = max(1000, round(login.server.delivery_timeout_s * 1000))

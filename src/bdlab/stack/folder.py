@@ -59,8 +59,7 @@ class DataFolder:
         self.tls = self.path / "tls"
         #: Versions of models, and what the API has read of them.
         self.registry, self.model_cache = self.path / "registry", self.path / "cache"
-        self.logs = self.path / "logs"
-        self.records = self.path / "run"
+        self.logs, self.records = self.path / "logs", self.path / "run"
         self._endpoints_file = self.records / "stack.json"
         self._opened = contextlib.ExitStack()
 

@@ -50,10 +50,8 @@ class Supervisor:
     """Watches children from the thread that calls `watch`, and stops them in reverse order."""
 
     def __init__(self, report: Report) -> None:
-        self._report = report
+        self._report, self._children, self._told = report, ExitStack(), ""
         self._watched: list[_Watched] = []
-        self._children = ExitStack()
-        self._told = ""
 
     def add(
         self, child: ManagedProcess, after_restart: AfterRestart | None = None, *, restart_timeout_s: float = 90.0
@@ -119,6 +117,5 @@ class Supervisor:
             detail = f"restart failed; again in {watched.put_off(time.monotonic())}: {error}"
             self._report(Event("failed", child.name, detail, time.monotonic() - began))
             return
-        watched.restart_at = None
-        watched.up_since = time.monotonic()
+        watched.restart_at, watched.up_since = None, time.monotonic()
         self._report(Event("done", f"restarted {child.name}", seconds=watched.up_since - began))

@@ -47,13 +47,10 @@ def restore(vault: VaultSettings, snapshot: bytes) -> None:
 
 def _restored(client: VaultClient, former_cluster_id: str) -> None:
     """Raise VaultUnavailable while the client's Vault takes the snapshot in."""
-    try:
-        restored = client.active().cluster_id != former_cluster_id
-    except VaultUnavailable as error:
-        # For some seconds it reads the new data with the former key.
-        raise VaultUnavailable(f"{client} is taking in the snapshot") from error
-    if not restored:
-        raise VaultUnavailable(f"{client} is taking in the snapshot")
+    with contextlib.suppress(VaultUnavailable):  # for some seconds it reads the new data with the former key
+        if client.active().cluster_id != former_cluster_id:
+            return
+    raise VaultUnavailable(f"{client} is taking in the snapshot")
 
 
 def _whole(snapshot: bytes) -> bool:

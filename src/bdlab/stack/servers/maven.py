@@ -50,11 +50,8 @@ class Fetching:
         named = {"central": MAVEN_CENTRAL_URL} | settings.repositories
         # Configured repositories come before Maven Central, which may be unreachable.
         self._repositories = sorted(named.values(), key=lambda url: url == MAVEN_CENTRAL_URL)
-        self._local = settings.repo_cache
-        self._libs = libs
+        self._local, self._libs, self._why, self._answered = settings.repo_cache, libs, "no response", False
         self._done = dict.fromkeys(sorted(jars, key=lambda jar: -jar.size), 0)
-        self._why = "no response"
-        self._answered = False
         self._heard_at = time.monotonic()
 
     def run(self, progress: Progress) -> None:
@@ -84,8 +81,7 @@ class Fetching:
         self._count(jar, jar.size)
 
     def _download(self, jar: Jar, file: IO[bytes]) -> None:
-        backoff = Backoff(0.5, 4.0)
-        tries = 0
+        backoff, tries = Backoff(0.5, 4.0), 0
         while True:
             tries += 1
             errors = []

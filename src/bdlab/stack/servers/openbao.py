@@ -23,16 +23,12 @@ class OpenBao(TlsServer):
 
     @property
     def address(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def ca_file(self) -> str:
         """The file of CAs that its clients trust; "" without TLS."""
         return str(self.tls.ca_file) if self.tls else ""
-
-    @property
-    def _scheme(self) -> str:
-        return "https" if self.tls else "http"
 
     @property
     def seal_key(self) -> Path:
@@ -61,13 +57,13 @@ class OpenBao(TlsServer):
         self._check_seal_key()
         self.rotate_audit_log()
         cluster_port = self.ports.choose("openbao-cluster")
-        tls = "tls_disable = true"
+        tls, scheme = "tls_disable = true", "http"
         if self.tls:
             self.tls.prepare()
             server_file = json.dumps(os.path.relpath(self.tls.files("vault").server_file, self.data_dir))
-            tls = f"tls_cert_file = {server_file}\n  tls_key_file = {server_file}"
+            tls, scheme = f"tls_cert_file = {server_file}\n  tls_key_file = {server_file}", "https"
         template = Template(Path(__file__).with_name("openbao.hcl").read_text("ascii"))
-        text = template.substitute(port=port, cluster_port=cluster_port, scheme=self._scheme, tls=tls)
+        text = template.substitute(port=port, cluster_port=cluster_port, scheme=scheme, tls=tls)
         write_private(self.folder / "openbao.hcl", text)
         return command
 
@@ -76,7 +72,6 @@ class OpenBao(TlsServer):
         return {**super()._environment(), **({"PGSSLROOTCERT": self.ca_file} if self.tls else {})}
 
     def _check_seal_key(self) -> None:
-        """Make the key at the first start. Raises ServerNotStarted if it is lost or readable by others."""
         file = self.seal_key
         if not file.exists():
             if any((self.folder / "raft").iterdir()):

@@ -81,12 +81,10 @@ class Process:
     death_signal: signal.Signals = signal.SIGKILL
 
     def __init__(self, name: str, data_dir: Path, *, output_file: Path | None = None) -> None:
-        self.name = name
-        self.data_dir = data_dir.absolute()
+        self.name, self.data_dir = name, data_dir.absolute()
         self.log_file = self.data_dir / "logs" / f"{name}.log"
         self._record_file = self.data_dir / "run" / f"{name}.json"
-        self._output_file = output_file
-        self._log_begins = 0
+        self._output_file, self._log_begins = output_file, 0
         self._popen: subprocess.Popen[bytes] | None = None
 
     @property
