@@ -139,9 +139,8 @@ class ProducerFailover:
         self.problem = error
 
     def _solved(self) -> None:
-        self._topic_missing_since = None
         self._outage.over()
-        self.problem = None
+        self.problem = self._topic_missing_since = None
 
 
 class Producer(Connecting):
@@ -328,9 +327,7 @@ class Producer(Connecting):
                 self._delivery_timeout_s = client.login.server.delivery_timeout_s
             self._changed.set()
             self._failover.close_finished()
+            pause_s = 0.0 if usable else backoff.wait(self._stopped)
             if usable:
                 backoff.reset()
-                pause_s = 0.0
                 self._attention.wait(0.5)
-            else:
-                pause_s = backoff.wait(self._stopped)

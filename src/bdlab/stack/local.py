@@ -56,8 +56,7 @@ class LocalStack:
         #: Runs `bdlab` commands in the stack's environment.
         self.commands = Commands(self.command, self.folder)
         self._tls: TlsFolder | None = None
-        self._openbao = OpenBao(self.folder.path)
-        self._postgres = Postgres(self.folder.path)
+        self._openbao, self._postgres = OpenBao(self.folder.path), Postgres(self.folder.path)
         self._broker_files = CertificateFiles(self.folder.tls / "kafka")
         self._broker: Broker = Tansu(self.folder.path)
         if self.broker == "kafka":
@@ -69,8 +68,7 @@ class LocalStack:
         self.consumer_urls: list[str] = []
         self._endpoints: Endpoints | None = None
         self._volatile_log = VolatileLog(self.folder.records / "open-log", self._broker.name, self._verify, self.report)
-        self._opened = ExitStack()
-        self._drains = False
+        self._opened, self._drains = ExitStack(), False
 
     def open(self, stop: threading.Event) -> Endpoints:
         """Bring everything up, or stop it again and raise StackError, StartInterrupted if `stop` was set."""

@@ -76,8 +76,7 @@ class Commands:
         StackError after `timeout_s` seconds and, with `check`, if it fails; StartInterrupted if `stop` was set."""
         output_file = self.folder.records / f"{name}.out"
         process = Process(name, self.folder.path, output_file=output_file)
-        hint = f"Its whole log is {process.log_file}."
-        deadline = time.monotonic() + timeout_s
+        hint, deadline = f"Its whole log is {process.log_file}.", time.monotonic() + timeout_s
         process.spawn([*self.program, *arguments], {**self.environment, **(environment or {})})
         try:
             while (code := process.wait(0.05)) is None:

@@ -58,8 +58,7 @@ class ClientReporter:
     def report(self, kafka_version: int, secret_id: str, token: Ttl) -> None:
         """Write the report if it differs from the last one. Raises VaultError. If the policy, of an older version, does
         not allow it, that is logged once."""
-        state = kafka_version, secret_id, token
-        if state == self._reported:
+        if (state := (kafka_version, secret_id, token)) == self._reported:
             return
         if not self._name:
             self._take_name()
@@ -73,8 +72,7 @@ class ClientReporter:
                 _log.warning("no rotation can know of this client", problem=error.message, advice=error.hint)
             self._warned = True
             return
-        self._warned = False
-        self._reported = state
+        self._warned, self._reported = False, state
 
     def withdraw(self, *, timeout_s: float) -> None:
         """Delete the report. If that fails, it is valid until the token has run out."""

@@ -62,15 +62,12 @@ class VaultSession(Connecting):
         self._lock = threading.RLock()
         self._token = LeasedToken(self._client, self._identity, self._token_replaced)
         self._database = LeasedDatabaseLogin(self._client, database_role, self._database_server)
-        self._kafka = StoredKafkaLogin(self._client, service, self._broker)
-        self._wants_kafka = kafka
+        self._kafka, self._wants_kafka = StoredKafkaLogin(self._client, service, self._broker), kafka
         reports = kafka and daemon and service in DAEMONS
         self._reporter = ClientReporter(self._client, self._identity) if reports else None
-        self._key_ring = KeyRing(self._client)
-        self._reads_keys = daemon and service in KEY_READERS
+        self._key_ring, self._reads_keys = KeyRing(self._client), daemon and service in KEY_READERS
         self._from_vault: Mapping[str, Mapping[str, Any]] = {}
-        self._versions_in_use: dict[str, int] = {}
-        self._read_kafka_at = 0.0
+        self._versions_in_use, self._read_kafka_at = dict[str, int](), 0.0
         self._former_tokens: list[tuple[Secret, DatabaseLease | None]] = []
         self._renewal = RenewalThread("", [])  # that of a daemon takes its place
 
@@ -108,8 +105,7 @@ class VaultSession(Connecting):
         if lease and lease.ttl.valid and (self._daemon or now() < lease.ttl.due_at):
             return lease.login
         with self._lock:
-            outage = self._outage
-            if outage and not self._database.valid:
+            if (outage := self._outage) and not self._database.valid:
                 # What the renewal thread gets from Vault now, instead of waiting for a time-out.
                 why = f"there is no database login: {outage.message}"
                 raise VaultUnavailable(why, hint=outage.hint) from outage

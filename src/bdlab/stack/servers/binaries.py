@@ -63,8 +63,7 @@ def postgres() -> Path:
 def _unpack_postgres(launcher: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="unpack-", dir=target.parent) as name:
         home = Path(name)
-        occupied = home / "occupied"
-        occupied.mkdir()
+        (occupied := home / "occupied").mkdir()
         (occupied / "file").touch()
         command = [str(launcher), "start", "--name", "unpack", "--data-dir", str(occupied)]
         environment = {"HOME": str(home), "PATH": os.environ.get("PATH", os.defpath)}

@@ -57,10 +57,8 @@ class ApacheKafka(Broker):
         self, data_dir: Path, *, certificates: CertificateFiles | None = None, distribution: Distribution | None = None
     ) -> None:
         super().__init__(data_dir)
-        self.certificates = certificates
-        self._data = self.folder / "data"
-        self._config_file = self.folder / "server.properties"
-        self._distribution = distribution
+        self.certificates, self._distribution = certificates, distribution
+        self._data, self._config_file = self.folder / "data", self.folder / "server.properties"
         self._listeners: Listeners | None = None
         #: The id of a new log; empty for a random one.
         self.first_cluster_id = ""
@@ -132,10 +130,9 @@ class ApacheKafka(Broker):
         """Format the storage under another name and rename it: a killed run leaves nothing incomplete."""
         if self._data.exists():
             return
-        new = self.folder / "data.new"
+        new, config = self.folder / "data.new", self.folder / "format.properties"
         if new.exists():
             shutil.rmtree(new)
-        config = self.folder / "format.properties"
         write_private(config, render(properties | {"log.dirs": str(new)}))
         arguments = ("--cluster-id", self.first_cluster_id or new_cluster_id(), "--config", str(config))
         command = self._java(distribution, "kafka.tools.StorageTool", "format", *arguments)

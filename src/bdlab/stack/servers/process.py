@@ -213,8 +213,7 @@ class ManagedProcess(Process, ABC):
         Raises ServerNotStarted, with the end of its log, and StartInterrupted if `stop` was set."""
         if self.running:
             return
-        began = time.monotonic()
-        hint = f"Its whole log is {self.log_file}."
+        began, hint = time.monotonic(), f"Its whole log is {self.log_file}."
         try:
             arguments = self._prepare()
         except OSError as error:
