@@ -43,6 +43,9 @@ def delimiter(text: str) -> str:
 
 
 Delimiter = Annotated[str, Option(parser=delimiter)]
+FileFormat = Annotated[
+    Literal["csv", "jsonl", "parquet"] | None, Option("--format", show_default="by suffix or content")
+]
 
 
 def age(text: str) -> timedelta:
@@ -67,3 +70,8 @@ def moment(text: str) -> datetime:
     with suppress(BadParameter):
         return datetime.now(UTC) - age(text)
     raise BadParameter(f"{text!r} is no moment: give an ISO 8601 date or time, or an age such as 2h")
+
+
+Moment = Annotated[datetime | None, Option(parser=moment)]
+Since = Annotated[datetime | None, Option("--since", "--last", parser=moment, show_default="all")]
+Until = Annotated[datetime | None, Option(parser=moment, show_default="now")]

@@ -23,7 +23,7 @@ from bdlab.model import load_scorer, training
 from bdlab.model.features import read_corpus
 from bdlab.model.labelled import Labelled
 from bdlab.model.refitting import estimator_of, refit
-from bdlab.model.scorer import Card, encode_card, file_of
+from bdlab.model.scorer import Card, encode_card, file_of, sha256_of
 from bdlab.postgres.quality import QualityReader, asked
 from bdlab_cli.wiring.samples import slang_reviews
 from tests.fix_database import Database, adopt
@@ -138,7 +138,7 @@ def test_a_model_learns_from_feedback_and_its_card_says_of_which(reviews: World,
     assert reviews.train(tmp_path, since=later, csv=SMALL_REVIEWS).data == {
         **card.data,
         "file": SMALL_REVIEWS.name,
-        "sha256": training._sha256(SMALL_REVIEWS),
+        "sha256": sha256_of(SMALL_REVIEWS.read_bytes()),
         "store": {**card.data["store"], "rows": 40, "stored_from": later.isoformat(), "feedback_sources": {"shop": 40}},
         "rows": 112,
         "products": 52,

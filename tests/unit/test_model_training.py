@@ -135,7 +135,7 @@ def test_a_head_is_what_scikit_learn_fits_to_the_same_reviews() -> None:
     corpus = read_corpus(read_examples(SMALL_REVIEWS))
     fold_of = np.full(len(corpus.stars), -1)
     features = count_terms(corpus, fold_of, 0, Parameters())
-    head = fitting.Fits(corpus, features, fold_of, Parameters()).run(fitting.Job("rating", 0), lambda _: None).head
+    head, _ = fitting.Fits(corpus, features, fold_of, Parameters()).run(fitting.Job("rating", 0), lambda _: None)
     examples = list(read_examples(SMALL_REVIEWS))
     rows = [(e.summary, e.text, e.stars) for e in examples]
     rows += [("", e.summary, e.stars) for e in examples if e.summary.strip()]

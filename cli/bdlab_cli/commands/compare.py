@@ -1,13 +1,12 @@
 """`bdlab compare`: what two versions of a model say to the same inputs."""
 
-from datetime import datetime
 from typing import Annotated
 
 from typer import Argument, Exit, Option
 
 from bdlab.errors import Unhealthy
 from bdlab.selection import Source
-from bdlab_cli.options import StartupTimeout, moment
+from bdlab_cli.options import Since, StartupTimeout, Until
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 
@@ -16,8 +15,8 @@ def compare(
     a: Annotated[str, Argument(metavar="A", help="A version, NAME@VERSION: that which serves.")],
     b: Annotated[str, Argument(metavar="B", help="Another one, which has predicted or re-scored the same inputs.")],
     *,
-    since: Annotated[datetime | None, Option("--since", "--last", parser=moment, show_default="all")] = None,
-    until: Annotated[datetime | None, Option(parser=moment, show_default="now")] = None,
+    since: Since = None,
+    until: Until = None,
     source: Source = "real",
     slice: Annotated[list[str] | None, Option(show_default="none")] = None,  # noqa: A002
     tolerance: Annotated[float, Option(min=0)] = 0.0,

@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,7 @@ from typer import Argument, Exit, Option, Typer
 from bdlab import deadletters
 from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult, State, StoredDeadLetter
 from bdlab.errors import BdlabError, InvalidInput
-from bdlab_cli.options import StartupTimeout, moment
+from bdlab_cli.options import Moment, StartupTimeout
 from bdlab_cli.output import dead_letters, terminal
 from bdlab_cli.output.dead_letters import at_place, closed, report, summary, table
 from bdlab_cli.wiring.session import load_settings, open_session
@@ -59,13 +58,12 @@ _place = partial(Argument, metavar="PARTITION/OFFSET", autocompletion=_typed)
 _Position = Annotated[str, _place(help="Where it is, such as 3/1207.")]
 _Positions = Annotated[list[str] | None, _place(help="Where they are; without any the options choose.")]
 _Place = Annotated[int | None, Option(min=0)]
-_Moment = Annotated[datetime | None, Option(parser=moment)]
 _All = Annotated[bool, Option("--all")]
 _Limit = Annotated[int, Option(min=1)]
 _Cluster = Annotated[str | None, Option("--cluster")]
 #: Fields of a filter, and the options that give them.
 _CHOOSING: dict[str, Any] = {"partition": _Place, "cluster_id": _Cluster, "reason": str | None, "sqlstate": str | None}
-_CHOOSING |= {"since": _Moment, "until": _Moment}
+_CHOOSING |= {"since": Moment, "until": Moment}
 
 
 def _filtering(command: Callable[..., None]) -> Callable[..., None]:

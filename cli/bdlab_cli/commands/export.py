@@ -1,24 +1,21 @@
 """`bdlab export`: stored predictions, feedback, duplicates and dead letters as Parquet."""
 
-from datetime import datetime
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument
 
-from bdlab_cli.options import StartupTimeout, moment
+from bdlab_cli.options import Moment, StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import counting
 from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
-_Moment = Annotated[datetime | None, Option(parser=moment)]
-
 
 def export(
     out: Annotated[str, Argument(metavar="OUT", help="A folder, or an address such as s3://bucket/x.")],
     *,
-    since: _Moment = None,
-    until: _Moment = None,
+    since: Moment = None,
+    until: Moment = None,
     json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:

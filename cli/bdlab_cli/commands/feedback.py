@@ -1,10 +1,10 @@
 """`bdlab feedback`: say what the right answers to predictions were."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, BadParameter
 
-from bdlab_cli.options import Delimiter, ModelPath, StartupTimeout
+from bdlab_cli.options import Delimiter, FileFormat, ModelPath, StartupTimeout
 from bdlab_cli.wiring.session import load_settings
 
 
@@ -18,9 +18,7 @@ def feedback(
     ] = None,
     *,
     file: str | None = None,
-    kind: Annotated[
-        Literal["csv", "jsonl", "parquet"] | None, Option("--format", show_default="by suffix or content")
-    ] = None,
+    kind: FileFormat = None,
     delimiter: Delimiter = ",",
     source: str = "feedback",
     run_id: str | None = None,

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, BadParameter
 
-from bdlab_cli.options import Delimiter, ModelPath, StartupTimeout
+from bdlab_cli.options import Delimiter, FileFormat, ModelPath, StartupTimeout
 from bdlab_cli.wiring.session import load_settings
 
 
@@ -22,9 +22,7 @@ def predict(
     *,
     summary: str | None = None,
     file: str | None = None,
-    kind: Annotated[
-        Literal["csv", "jsonl", "parquet"] | None, Option("--format", show_default="by suffix or content")
-    ] = None,
+    kind: FileFormat = None,
     delimiter: Delimiter = ",",
     publish: bool = True,
     json: bool = False,

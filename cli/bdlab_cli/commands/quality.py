@@ -8,7 +8,7 @@ from typer import Exit, Option
 
 from bdlab.errors import BdlabError, Unhealthy
 from bdlab.selection import Source
-from bdlab_cli.options import StartupTimeout, moment
+from bdlab_cli.options import StartupTimeout, Until, moment
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 
@@ -16,7 +16,7 @@ from bdlab_cli.wiring.session import load_settings
 def quality(
     *,
     since: Annotated[datetime | None, Option("--since", "--last", parser=moment, show_default="7d")] = None,
-    until: Annotated[datetime | None, Option(parser=moment, show_default="now")] = None,
+    until: Until = None,
     source: Source = "real",
     model: Annotated[str, Option(show_default="each that has served")] = "",
     rescored: bool = False,

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from datetime import datetime
 from typing import Annotated
 
 from typer import BadParameter, Option
 
 from bdlab.errors import BdlabError
 from bdlab.selection import Parameters, Selection, Source
-from bdlab_cli.options import StartupTimeout, moment
+from bdlab_cli.options import Moment, StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
-_Moment = Annotated[datetime | None, Option(parser=moment)]
-
 
 def query(
     *,
-    since: _Moment = None,
-    until: _Moment = None,
+    since: Moment = None,
+    until: Moment = None,
     model: str | None = None,
     source: Source = "real",
     where: list[str] | None = None,

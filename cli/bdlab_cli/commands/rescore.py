@@ -1,13 +1,12 @@
 """`bdlab rescore`: score stored inputs with another version of the model."""
 
-from datetime import datetime
 from typing import Annotated
 
 from typer import Option
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab_cli.completion import cards, versions
-from bdlab_cli.options import StartupTimeout, moment
+from bdlab_cli.options import Moment, StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 
@@ -16,8 +15,8 @@ def rescore(
     *,
     model: Annotated[str | None, Option(autocompletion=versions)] = None,
     card: Annotated[str | None, Option(autocompletion=cards)] = None,
-    since: Annotated[datetime | None, Option(parser=moment)] = None,
-    until: Annotated[datetime | None, Option(parser=moment)] = None,
+    since: Moment = None,
+    until: Moment = None,
     follow: bool = False,
     results: Annotated[str | None, Option("--from")] = None,
     jobs: Annotated[int | None, Option(min=1, max=1000, show_default="one for each core")] = None,

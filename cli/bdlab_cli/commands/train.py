@@ -1,7 +1,6 @@
 """`bdlab train`: train a model from a CSV of reviews or from stored inputs with feedback; write it with its card."""
 
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ from typer import Argument, BadParameter, Option
 
 from bdlab.selection import Source
 from bdlab_cli.completion import cards
-from bdlab_cli.options import Delimiter, StartupTimeout, moment
+from bdlab_cli.options import Delimiter, Since, StartupTimeout, Until
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 
@@ -21,8 +20,8 @@ def train(
     *,
     output: Annotated[Path, Option()],
     from_store: bool = False,
-    since: Annotated[datetime | None, Option("--since", "--last", parser=moment, show_default="all")] = None,
-    until: Annotated[datetime | None, Option(parser=moment, show_default="now")] = None,
+    since: Since = None,
+    until: Until = None,
     source: Source = "real",
     like: Annotated[str | None, Option(autocompletion=cards)] = None,
     delimiter: Delimiter = ",",

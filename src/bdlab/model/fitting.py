@@ -45,11 +45,8 @@ class Head(NamedTuple):
     intercept: float
 
 
-class Result(NamedTuple):
-    """What comes of a job: the head, and of the fold's reviews numbers and values of the head's curve, 0 to 1."""
-
-    head: Head
-    predicted: list[tuple[Integers, Floats]]
+Result = tuple[Head, list[tuple[Integers, Floats]]]
+"""What comes of a job: the head, and of the fold's reviews numbers and values of the head's curve, 0 to 1."""
 
 
 class Job(NamedTuple):
@@ -93,15 +90,11 @@ class Fits(NamedTuple):
         scale = idf * self.features.scales(self.parameters)
         rows = [(_Vectors(block, idf), block.rows(labels), block.rows(weights)) for block in blocks]
         head = Head(idf, *_fit(rows, scale, progress))
-        predicted = [
-            (
-                block.reviews,
-                expit(_Vectors(block, idf).times(scale * head.weights)[: len(block.reviews)] + head.intercept),
-            )
-            for block in self.features.blocks
-            if block.fold == job.fold
-        ]
-        return Result(head, predicted)
+        predicted, left_out = [], (block for block in self.features.blocks if block.fold == job.fold)
+        for block in left_out:
+            sums = _Vectors(block, idf).times(scale * head.weights)[: len(block.reviews)]
+            predicted.append((block.reviews, expit(sums + head.intercept)))
+        return head, predicted
 
     def _idf(self, blocks: Sequence[Block], seen: Booleans, fold: int) -> Floats:
         used = self.features.used[fold]
@@ -126,7 +119,7 @@ class _Vectors:
 
     def times(self, columns: Floats) -> Floats:
         """Return the sum of each row over its columns."""
-        sums = np.zeros(max(len(scales) for _, _, scales in self._parts))
+        sums = np.zeros(max(len(scales) for *_, scales in self._parts))
         for place, matrix, scales in self._parts:
             sums[: len(scales)] += scales * (matrix @ columns[place])
         return sums

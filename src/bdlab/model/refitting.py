@@ -84,6 +84,8 @@ def refit(
     library_scorer(content, entry, codec, source=file, name=name)  # predicts an example
     columns = {field.column: [getattr(given, field.column) for given in inputs] for field in contract.inputs}
     columns["prediction"] = [class_name(each) if known else each for each in predicted.tolist()]
+    off = predicted != right if known else predicted - right
+    metrics = {"error_rate": off.mean()} if known else {"mse": (off**2).mean(), "mae": np.abs(off).mean()}
     card = Card(
         name=name,
         version=version,
@@ -94,7 +96,7 @@ def refit(
         validation={
             "method": f"cross-validation grouped by {contract.group or 'equal inputs'}",
             "folds": folds,
-            "metrics": _metrics(predicted, right, classes=bool(known)),
+            "metrics": {name: round(float(value), 6) for name, value in metrics.items()},
         },
         profile=profile_of(contract, columns),
         training={"like": source},
@@ -103,10 +105,3 @@ def refit(
     write_files(out, {file: content, name + SUFFIX: encode_card(card)})
     progress("done", 1.0)
     return card
-
-
-def _metrics(predicted: Any, right: Any, *, classes: bool) -> dict[str, float]:
-    if classes:
-        return {"error_rate": round(float((predicted != right).mean()), 6)}
-    off = predicted - right
-    return {"mse": round(float((off**2).mean()), 6), "mae": round(float(np.abs(off).mean()), 6)}

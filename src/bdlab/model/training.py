@@ -5,7 +5,6 @@ import io
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version as version_of
 from itertools import chain
 from pathlib import Path
@@ -78,8 +77,11 @@ def train(
     not valid, TrainingFailed if there is too little to learn from."""
     chosen = parameters or Parameters()
     check_title(name, version)
-    step = partial(_part, progress)
-    progress("reading the reviews", 0.0)
+
+    def step(what: str, begin: float, end: float) -> Share:
+        progress(what, begin)
+        return lambda share: progress(what, begin + share * (end - begin))
+
     reading = step("reading the reviews", 0.0, _READ)
     from_file = read_examples(csv, delimiter=delimiter, progress=reading) if csv else ()
     corpus = read_corpus(chain(from_file, _stored(stored, reading) if stored else ()))
@@ -95,35 +97,34 @@ def train(
     jobs = [Job(head, fold) for fold in range(folds, -1, -1) for head in HEADS]
     results = list(run_all(fits, jobs, step("cross-validating and fitting", _COUNTED, _FITTED)))
     progress("writing the model", _FITTED)
-    heads = [result.head for result in results[: len(HEADS)]]
-    table = build_table(features, heads[0], heads[1], chosen)
+    table = build_table(features, results[0][0], results[1][0], chosen)
     predicted = {head: np.zeros(len(fold_of)) for head in HEADS}
-    for job, result in zip(jobs, results, strict=True):
-        for reviews, values in result.predicted:
+    for job, (_, blocks) in zip(jobs, results, strict=True):
+        for reviews, values in blocks:
             predicted[job.head][reviews] = values
     stars = 1 + 4 * predicted["rating"]
     grouped = (stored.contract.group or "the text") if stored else ""
     method = _METHOD.format(", of stored ones by ".join(filter(None, ("ProductId" if csv else "", grouped))))
-    validation = {"method": method, **_validate(fits, folds, stars, predicted["sentiment"])}
+    data: dict[str, Any] = {"store": stored.told()} if stored else {}
+    if csv:
+        with csv.open("rb") as content:
+            data = {"file": csv.name, "sha256": hashlib.file_digest(content, "sha256").hexdigest(), **data}
     scorer = CompiledScorer(table, codec_of(review_contract()), name=name, sha256="")
-    contents = {f"{name}.terms.json.gz": terms.encode(table), f"{name}.joblib": _dump(build_pipelines(table, chosen))}
+    joblib.dump(build_pipelines(table, chosen), dumped := io.BytesIO(), compress=("zlib", 9))
+    contents = {f"{name}.terms.json.gz": terms.encode(table), f"{name}.joblib": dumped.getvalue()}
     card = Card(
         name=name,
         version=version,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         contract=(stored.contract if stored else review_contract()).document,
-        files={
-            file: file_of(role, content)
-            for role, (file, content) in zip(("terms", "pipeline"), contents.items(), strict=True)
-        },
-        data={
-            **({"file": csv.name, "sha256": _sha256(csv)} if csv else {}),
-            **({"store": stored.told()} if stored else {}),
+        files=dict(zip(contents, map(file_of, ("terms", "pipeline"), contents.values()), strict=True)),
+        data=data
+        | {
             "rows": len(corpus.stars),
             "products": corpus.count_products(),
             "stars": {str(stars): int((corpus.stars == stars).sum()) for stars in STARS},
         },
-        validation=validation,
+        validation={"method": method, **_validate(fits, folds, stars, predicted["sentiment"])},
         profile=_profile(corpus.sample, scorer, stars, predicted["sentiment"]),
         training={"seed": _SEED, **msgspec.to_builtins(chosen)},
         unused_columns=_UNUSED,
@@ -142,11 +143,6 @@ def _stored(stored: Labelled, progress: Share) -> Iterator[Example]:
         yield Example(0, group, round(stars), given["summary"], given["text"])
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def _profile(sample: Mapping[int, Example], scorer: CompiledScorer, stars: Floats, positive: Floats) -> Profile:
     """Return the profile of reviews: of the fields that the model reads, and of what was predicted before a model had
     seen the review."""
@@ -158,11 +154,6 @@ def _profile(sample: Mapping[int, Example], scorer: CompiledScorer, stars: Float
         "sentiment": [SENTIMENTS[int(share >= 0.5)] for share in positive[[*sample]]],
     }
     return profile_of(scorer.codec.contract, columns, [score.known_terms for score in scorer.score_many(given)])
-
-
-def _part(progress: Progress, what: str, begin: float, end: float) -> Share:
-    """Return a function that reports the share of one step as that of the whole."""
-    return lambda share: progress(what, begin + share * (end - begin))
 
 
 def _folds(corpus: Corpus, folds: int) -> Integers:
@@ -181,13 +172,10 @@ def _folds(corpus: Corpus, folds: int) -> Integers:
 
 
 def _check_sentiments(stars: Integers) -> None:
-    sides = ("1 or 2", stars < NEUTRAL), ("4 or 5", stars > NEUTRAL)
-    for name, (stars_of, reviews) in zip(SENTIMENTS, sides, strict=True):
-        if not reviews.any():
-            raise TrainingFailed(
-                f"no review with {stars_of} stars to learn the {name} sentiment from",
-                hint="Train on more reviews, or with another number of folds.",
-            )
+    for name, stars_of in zip(SENTIMENTS, ((1, 2), (4, 5)), strict=True):
+        if not np.isin(stars, stars_of).any():
+            why = f"no review with {stars_of[0]} or {stars_of[1]} stars to learn the {name} sentiment from"
+            raise TrainingFailed(why, hint="Train on more reviews, or with another number of folds.")
 
 
 def _validate(fits: Fits, folds: int, stars: Floats, positive: Floats) -> dict[str, Any]:
@@ -227,9 +215,3 @@ def _metrics(truth: Integers, stars: Floats, positive: Floats) -> dict[str, Any]
         "negative_precision": round(float(precision), 4),
         "negative_recall": round(float(recall), 4),
     }
-
-
-def _dump(model: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    joblib.dump(model, buffer, compress=("zlib", 9))
-    return buffer.getvalue()
