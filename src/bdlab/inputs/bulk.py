@@ -91,8 +91,7 @@ def _score_part(file: InputFile, scorer: Scorer, place: Place | None) -> bytes:
 
 def unpublished(scored: Iterable[ScoredRow], *, model: str) -> Iterator[RowResult]:
     """Return the result of each row without publishing it."""
-    for line, given, score in scored:
-        yield RowResult(line=line, given=given, score=score, model=model, status="scored")
+    return (RowResult(**row._asdict(), model=model, status="scored") for row in scored)
 
 
 def publish_rows(
@@ -107,13 +106,38 @@ def publish_rows(
 
     After the first that is not acknowledged, and once `stop` is set, no more rows are sent: those in flight
     are waited for, at most the delivery time-out, and the results end early."""
-    in_flight = _InFlight()
+    in_flight, progress, failed = deque[_Sent](), threading.Event(), threading.Event()
+
+    def send(sent: _Sent) -> None:
+        def done(result: Position | BrokerError) -> None:
+            sent.result = result
+            if isinstance(result, BrokerError) and not isinstance(result, EventTooLarge):
+                failed.set()
+            progress.set()
+
+        in_flight.append(sent)
+        try:
+            publisher.publish(sent.event, done)
+        except BrokerError as error:
+            done(error)
+
+    def completed(keep: int) -> Iterator[RowResult]:
+        """Return the results of the rows that have one, in order; wait until at most `keep` are without."""
+        while in_flight:
+            if in_flight[0].result is not None:
+                yield in_flight.popleft().outcome()
+            elif len(in_flight) <= keep:
+                return
+            else:
+                progress.wait(_WAIT_S)
+                progress.clear()
+
     for row in scored:
-        if stop.is_set() or in_flight.failed:
+        if stop.is_set() or failed.is_set():
             break
-        in_flight.send(publisher, row, make(row))
-        yield from in_flight.completed(keep=window)
-    yield from in_flight.completed(keep=0)
+        send(_Sent(row, make(row)))
+        yield from completed(window)
+    yield from completed(0)
 
 
 class _Sent(msgspec.Struct):
@@ -121,46 +145,10 @@ class _Sent(msgspec.Struct):
     event: Event
     result: Position | BrokerError | None = None
 
-
-class _InFlight:
-    """The rows that were sent and have no result yet, in order. `failed`: one was not acknowledged."""
-
-    def __init__(self) -> None:
-        self._sent: deque[_Sent] = deque()
-        self._progress = threading.Event()
-        self.failed = False
-
-    def send(self, publisher: Publisher, scored: ScoredRow, event: Event) -> None:
-        sent = _Sent(scored, event)
-        self._sent.append(sent)
-
-        def done(result: Position | BrokerError) -> None:
-            sent.result = result
-            if isinstance(result, BrokerError) and not isinstance(result, EventTooLarge):
-                self.failed = True
-            self._progress.set()
-
-        try:
-            publisher.publish(event, done)
-        except BrokerError as error:
-            done(error)
-
-    def completed(self, *, keep: int) -> Iterator[RowResult]:
-        """Return the results of the rows that have one, in order; wait until at most `keep` are without."""
-        while self._sent:
-            sent = self._sent[0]
-            if sent.result is None:
-                if len(self._sent) <= keep:
-                    return
-                self._progress.wait(_WAIT_S)
-                self._progress.clear()
-                continue
-            self._sent.popleft()
-            line, given, score = sent.row
-            model = getattr(sent.event, "model", "")
-            row = partial(RowResult, line=line, given=given, score=score, model=model, event=sent.event)
-            if isinstance(sent.result, Position):
-                yield row(status="acknowledged", position=sent.result)
-            else:
-                invalid = isinstance(sent.result, EventTooLarge)
-                yield row(status="invalid" if invalid else "not acknowledged", problem=sent.result)
+    def outcome(self) -> RowResult:
+        model = getattr(self.event, "model", "")
+        row = partial(RowResult, **self.row._asdict(), model=model, event=self.event)
+        if isinstance(self.result, Position):
+            return row(status="acknowledged", position=self.result)
+        invalid = isinstance(self.result, EventTooLarge)
+        return row(status="invalid" if invalid else "not acknowledged", problem=self.result)
