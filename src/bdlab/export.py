@@ -23,7 +23,6 @@ from bdlab.inputs import remote
 TABLES = ("predictions", "feedback", "duplicates", "dead_letters")
 PART_OFFSETS = 50_000
 PLAN, MANIFEST = "plan.json", "export.json"
-_ROW_GROUP_BYTES = 32 << 20
 
 T = TypeVar("T")
 
@@ -148,9 +147,8 @@ def export(
         done += part.after - part.first
         tell(done, total)
     counts = {table: sum(one.rows for one in files if one.name.startswith(f"{table}/")) for table in TABLES}
-    manifest = Manifest(
-        **msgspec.structs.asdict(plan), finished_at=datetime.now(UTC), counts=counts, files=tuple(files)
-    )
+    planned, now = msgspec.structs.asdict(plan), datetime.now(UTC)
+    manifest = Manifest(**planned, finished_at=now, counts=counts, files=tuple(files))
     _write_json(folder, MANIFEST, manifest)
     return manifest
 
@@ -164,9 +162,8 @@ def verify(folder: Folder, *, limit: int, tell: Callable[[int, int], None]) -> E
     plan = folder.read(MANIFEST, Manifest)
     total, done, problems = sum(one.after - one.first for one in plan.ranges), 0, list[str]()
     for part in _parts(plan):
-        problems += _problems(
-            folder, part, [file for file in plan.files if file.name.endswith(f"/{_stem(part)}.parquet")]
-        )
+        end = f"/{_stem(part)}.parquet"
+        problems += _problems(folder, part, [file for file in plan.files if file.name.endswith(end)])
         done += part.after - part.first
         tell(done, total)
     known = {file.name for file in plan.files}
@@ -245,7 +242,7 @@ def _fill(schema: Any, batches: Iterable[Any], file: Any) -> int:
         for batch in batches:
             held.append(batch)
             count += batch.num_rows
-            if sum(each.nbytes for each in held) > _ROW_GROUP_BYTES:
+            if sum(each.nbytes for each in held) > 32 << 20:
                 writer.write_table(pa.Table.from_batches(held))
                 held.clear()
         if held:

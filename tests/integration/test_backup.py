@@ -64,7 +64,7 @@ def backup(stack_folder: DataFolder, tmp_path: Path) -> Backup:
 
 def test_the_keys_come_back_and_are_for_their_owner_only(backup: Backup, tmp_path: Path) -> None:
     with new_folder(tmp_path / "new") as folder:
-        backup.restore_keys(folder)
+        backup.restore(folder, keys=True)
         assert OpenBao(folder.path).seal_key.read_bytes() == b"s" * 32
         for service in SERVICES:
             assert [file.name for file in (folder.identity_dir / service).iterdir()] == ["secret_id"]

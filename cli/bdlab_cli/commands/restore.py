@@ -49,9 +49,7 @@ def restore(
 
     with signals.handled(interrupt), new_folder(data_dir) as folder:
         folder.keep_deployment(Deployment(about.deployment))
-        backup.restore_models(folder)
-        if not rows_only:
-            backup.restore_keys(folder)
+        backup.restore(folder, keys=not rows_only)
         tls = TlsFolder(folder.tls) if about.tls else None
         with OpenBao(folder.path, tls=tls) as openbao, Postgres(folder.path, tls=tls) as postgres:
             place, kv = str(folder.identity_dir), folder.deployment.own("kv")

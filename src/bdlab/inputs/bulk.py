@@ -22,8 +22,6 @@ WINDOW = 2000
 PART_ROWS = 1000
 """The rows of a part, which are in memory at once in a process."""
 
-_CHUNK = 200
-_WAIT_S = 0.5
 _encoder = msgspec.msgpack.Encoder()
 
 #: `not acknowledged`: it may be on the topic; `invalid`: the broker will never accept it.
@@ -56,7 +54,7 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     problem: BrokerError | None = None
 
 
-def score_each(rows: Iterable[Row], scorer: Scorer, *, chunk: int = _CHUNK) -> Iterator[ScoredRow]:
+def score_each(rows: Iterable[Row], scorer: Scorer, *, chunk: int = 200) -> Iterator[ScoredRow]:
     """Return each row with its score."""
     remaining = iter(rows)
     while part := list(islice(remaining, chunk)):
@@ -129,7 +127,7 @@ def publish_rows(
             elif len(in_flight) <= keep:
                 return
             else:
-                progress.wait(_WAIT_S)
+                progress.wait(0.5)
                 progress.clear()
 
     for row in scored:

@@ -71,10 +71,8 @@ def names(place: str) -> set[str]:
         root = Path(place)
         return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     system, path = _system(place)
-    try:
+    with _refused(place, "listed"):
         return {PurePosixPath(one).relative_to(path).as_posix() for one in system.find(path)}
-    except Exception as error:  # each kind of storage has its own
-        raise InvalidInput(f"{place} cannot be listed: {_why(error)}") from error
 
 
 class Upload(Replacement):

@@ -12,8 +12,6 @@ from bdlab.rescoring import scored
 
 #: Columns of an export's `predictions` that say which row a score is of.
 PLACE = {"id": "string", "log_id": "int32", "partition": "int32", "offset": "int64"}
-_TYPES = {"integer": "int64", "number": "double", "boolean": "bool"}
-_ROWS = 1000
 
 _scorer = cache(lambda card: load_scorer(card, many=True))  # once in each process
 
@@ -58,15 +56,12 @@ def schema_of(contract: Contract) -> Any:
     """Return the Arrow schema of scores; objects, as of probabilities, are structs of their classes."""
     import pyarrow as pa  # noqa: PLC0415
 
+    kinds = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+    kinds |= {"date-time": pa.timestamp("us", "UTC"), "object": pa.map_(pa.string(), pa.float64())}
     fields = {name: pa.type_for_alias(kind) for name, kind in PLACE.items()} | {"model": pa.string()}
-    for field in contract.outputs:
-        kind = pa.type_for_alias(_TYPES.get(field.kind, "string"))
-        if field.kind == "date-time":
-            kind = pa.timestamp("us", "UTC")
-        if field.kind == "object":
-            kind = pa.map_(pa.string(), pa.float64())
-        fields[field.column] = kind
-    return pa.schema(fields.items())
+    return pa.schema(
+        [*fields.items(), *((each.column, kinds.get(each.kind, pa.string())) for each in contract.outputs)]
+    )
 
 
 def read_scores(file: IO[bytes], name: str, model: str, contract: Contract) -> Iterable[list[dict[str, Any]]]:
@@ -84,7 +79,7 @@ def read_scores(file: IO[bytes], name: str, model: str, contract: Contract) -> I
             kind = found.field(field.name).type
             if _family(kind) != _family(field.type):
                 raise InvalidInput(f"{name}: the column {field.name!r} is of {kind}, and has to be of {field.type}")
-        for batch in parquet.iter_batches(_ROWS, columns=wanted.names, use_threads=False):
+        for batch in parquet.iter_batches(1000, columns=wanted.names, use_threads=False):
             table = pa.Table.from_batches([batch]).select(wanted.names).cast(wanted)
             for column in (*PLACE, "model"):
                 if table[column].null_count:

@@ -15,8 +15,6 @@ from bdlab.errors import TrainingFailed
 LEAST_A_FOLD = 10
 """With fewer rows for each fold nothing is trained from the store: their figures would be chance."""
 
-_REPORTED = 100
-
 
 @dataclass
 class Labelled:
@@ -38,7 +36,7 @@ class Labelled:
             self.sources[source] += 1
             same = msgspec.json.encode([given[column] for column in columns])
             group = given[self.contract.group] if self.contract.group else None
-            if count % _REPORTED == 0:
+            if count % 100 == 0:
                 progress(count / found)
             yield hashlib.sha256(same).hexdigest() if group is None else str(group), truth, given
 

@@ -79,9 +79,9 @@ def train(
     check_title(name, version)
 
     def step(what: str, begin: float, end: float) -> Share:
-        progress(what, begin)
         return lambda share: progress(what, begin + share * (end - begin))
 
+    progress("reading the reviews", 0.0)
     reading = step("reading the reviews", 0.0, _READ)
     from_file = read_examples(csv, delimiter=delimiter, progress=reading) if csv else ()
     corpus = read_corpus(chain(from_file, _stored(stored, reading) if stored else ()))

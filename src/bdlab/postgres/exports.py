@@ -18,10 +18,6 @@ _TYPES = {
     16: "bool", 17: "binary", 20: "int64", 23: "int32", 25: "string", 114: "json", 701: "double", 1184: "timestamp",
     2950: "string", 3802: "json",
 }  # fmt: skip
-_ROWS = 200
-"""How many rows are in memory at once, each with texts of a MiB or more."""
-
-_LIMITS = ConnectionLimits(statement_s=600, idle_in_transaction_s=300, silence_s=660)
 
 
 def ranges_of(
@@ -38,7 +34,8 @@ class Exporter(Session):
     """Implements `export.Source` with a login of bdlab_reader. Each call is one snapshot."""
 
     def __init__(self, credentials: DatabaseCredentials) -> None:
-        super().__init__(credentials, application_name="bdlab export", limits=_LIMITS, snapshot=True)
+        limits = ConnectionLimits(statement_s=600, idle_in_transaction_s=300, silence_s=660)
+        super().__init__(credentials, application_name="bdlab export", limits=limits, snapshot=True)
 
     def plan(self, since: datetime | None, until: datetime | None) -> Plan:
         """Return what was stored from `since` to before `until`, by positions. Raises DatabaseError and VaultError."""
@@ -51,14 +48,8 @@ class Exporter(Session):
             ranges = tuple(Range(*row) for row in ranges_of(cursor, since, until))
             cursor.execute(queries("exports")["logs"])
             logs = tuple(Log(*row) for row in cursor.fetchall())
-            return Plan(
-                since=since,
-                until=until,
-                contract=read_contract(cursor).document,
-                tables=tables,
-                logs=logs,
-                ranges=ranges,
-            )
+            own = read_contract(cursor).document
+            return Plan(since=since, until=until, contract=own, tables=tables, logs=logs, ranges=ranges)
 
     def rows(self, part: Range, tables: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, list[Any]]]:
         """Yield each table with some of its rows in `part`, one table after the other. Raises BdlabError if a position
@@ -66,14 +57,12 @@ class Exporter(Session):
         found, values = 0, part._asdict()
         with self.transaction() as cursor:
             for table, columns in tables.items():
-                names = [
-                    sql.SQL("{}::text" if kind == "json" else "{}").format(sql.Identifier(name))
-                    for name, kind in columns.items()
-                ]
-                query = sql.SQL(queries("exports")["part"])
+                casts = {name: sql.SQL("::text" if kind == "json" else "") for name, kind in columns.items()}
+                chosen = sql.SQL(", ").join(sql.Identifier(name) + cast for name, cast in casts.items())
+                query = sql.SQL(queries("exports")["part"]).format(columns=chosen, table=sql.Identifier(table))
                 with cursor.connection.cursor(table) as rows:  # on the server, until the transaction ends
-                    rows.execute(query.format(columns=sql.SQL(", ").join(names), table=sql.Identifier(table)), values)
-                    while some := rows.fetchmany(_ROWS):
+                    rows.execute(query, values)
+                    while some := rows.fetchmany(200):  # in memory at once, each with texts of a MiB or more
                         found += len(some)
                         yield table, [tuple(map(_plain, row)) for row in some]
             if found != part.after - part.first:
@@ -83,11 +72,9 @@ class Exporter(Session):
         cursor.execute(queries("exports")["pruned_to"], part._asdict())
         (pruned_to,) = cursor.fetchone() or (None,)
         why = f"all below {pruned_to} was pruned" if (pruned_to or 0) > part.first else "`bdlab verify` tells why"
-        return BdlabError(
-            f"of {part.after - part.first} positions of log {part.log_id}, partition {part.partition} from "
-            f"{part.first} on the database has {found}: {why}",
-            hint="Begin a new export, in another folder.",
-        )
+        what = f"of {part.after - part.first} positions of log {part.log_id}, partition {part.partition} from"
+        what = f"{what} {part.first} on the database has {found}: {why}"
+        return BdlabError(what, hint="Begin a new export, in another folder.")
 
 
 def _plain(value: Any) -> Any:

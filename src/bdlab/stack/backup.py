@@ -157,23 +157,19 @@ class Backup:
                 found[self._name(file)] = "no file"
         return found
 
-    def restore_models(self, folder: DataFolder) -> None:
-        """Copy the registry of models into a new data folder. Raises StackError."""
+    def restore(self, folder: DataFolder, *, keys: bool) -> None:
+        """Copy the registry of models, and the keys if asked to, into a new data folder. Raises StackError."""
+        seal_key, what = OpenBao(folder.path).seal_key, "models"
         try:
             _copy_models(self.path / "registry", folder.registry)
+            if keys:
+                what = "keys"
+                seal_key.parent.mkdir(mode=0o700)
+                _write(seal_key, (self.keys / "seal.key").read_bytes())
+                _write(folder.keys_file, self.keys_file.read_bytes())
+                _copy_identities(self.keys / "identity", folder.identity_dir)
         except OSError as error:
-            raise StackError(f"the models of the backup {self.path} cannot be copied: {error}") from error
-
-    def restore_keys(self, folder: DataFolder) -> None:
-        """Copy the keys into a new data folder. Raises StackError."""
-        seal_key = OpenBao(folder.path).seal_key
-        try:
-            seal_key.parent.mkdir(mode=0o700)
-            _write(seal_key, (self.keys / "seal.key").read_bytes())
-            _write(folder.keys_file, self.keys_file.read_bytes())
-            _copy_identities(self.keys / "identity", folder.identity_dir)
-        except OSError as error:
-            raise StackError(f"the keys of the backup {self.path} cannot be copied: {error}") from error
+            raise StackError(f"the {what} of the backup {self.path} cannot be copied: {error}") from error
 
 
 @contextmanager
