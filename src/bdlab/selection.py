@@ -24,7 +24,6 @@ Source = Literal["real", "all", "serve", "predict", "drill", "demo"]
 _PLACE = struct.Struct(">qq16s")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _KINDS: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "date-time": datetime}
-_WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false"}
 _ENDS = {">=": (".min",), "<=": (".max",), "=": ("", ".min", ".max")}
 _WHERE = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|=)\s*(.*)", re.DOTALL)
 
@@ -157,14 +156,12 @@ def decode(values: Mapping[str, str], kind: type[T]) -> T:
             try:  # a plus sign that was not escaped is a space in a query
                 given[name] = moment(text.strip().replace(" ", "+"))
             except ValueError:
-                why = f"has to be an ISO 8601 date or time, and is {text[:40]!r}"
-                raise InvalidParameter(name, why) from None
+                raise InvalidParameter(name, f"has to be an ISO 8601 date or time, and is {text[:40]!r}") from None
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
-        name = path.rstrip("`")
-        wanted = _wanted(types[name]) or reason
+        wanted = _wanted(types[name := path.rstrip("`")]) or reason
         raise InvalidParameter(name, f"has to be {wanted}, and is {values[name][:40]!r}") from None
 
 
@@ -179,6 +176,7 @@ def _wanted(schema: Mapping[str, Any]) -> str:
     """Return in words what a value has to be; empty if there are no short ones."""
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
-    words = _WORDS.get(schema.get("type", ""), "")
+    known = {"integer": "an integer", "number": "a number", "boolean": "true or false"}
+    words = known.get(schema.get("type", ""), "")
     bounds = [f"{word} {schema[end]}" for word, end in (("from", "minimum"), ("to", "maximum")) if end in schema]
     return " ".join([words, *bounds])

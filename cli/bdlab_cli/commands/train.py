@@ -44,7 +44,7 @@ def train(
     if from_store and not model_version:
         raise BadParameter("--from-store makes a new version: give it one with --model-version")
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
-    with training_progress() as progress, ExitStack() as stack:
+    with training_progress() as tell, ExitStack() as stack:
         from bdlab.model import refitting, training
 
         stored = None
@@ -57,19 +57,10 @@ def train(
         if stored and like and (estimator := refitting.estimator_of(like)):
             if csv:
                 raise BadParameter("an estimator is fitted on stored inputs alone, so --like takes no CSV")
-            card = refitting.refit(
-                estimator, output, stored, folds=folds, name=name, version=version, progress=progress
-            )
+            card = refitting.refit(estimator, output, stored, folds=folds, name=name, version=version, progress=tell)
         else:
             card = training.train(
-                csv,
-                output,
-                stored=stored,
-                progress=progress,
-                folds=folds,
-                delimiter=delimiter,
-                name=name,
-                version=version,
+                csv, output, stored=stored, progress=tell, folds=folds, delimiter=delimiter, name=name, version=version
             )
     if json:
         import msgspec

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,11 +26,10 @@ from bdlab_cli.output.columns import Column, Row, input_columns, is_rating, outp
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 TABLE_ROWS = 50
 """How many results a table shows; --json and --output give all."""
-_DOUBTED = "? few words are known, or stars and sentiment contradict each other: --json tells which"
-_WIDE, _ID_WIDTH = 80, 39
 #: With what a cell begins that a spreadsheet calculates or splits; the wide forms too.
 _FORMULAS = frozenset("=+-@＝＋－＠")
 _BREAKS = frozenset("\t\r\n")
@@ -82,12 +82,11 @@ class _Fields:
 
     def __call__(self, result: RowResult) -> dict[str, Any]:
         """Return a result; with `id` and `created_at` if it is, or may be, on the topic."""
-        event, score = result.event, result.score
+        event = result.event
         fields: dict[str, Any] = {"line": result.line, "state": result.status}
         if event is not None:
             fields["id"] = str(event.id)
-        for name, attribute in self._score.items():
-            fields[name] = getattr(score, attribute)
+        fields |= {name: getattr(result.score, attribute) for name, attribute in self._score.items()}
         fields["model"] = result.model
         if event is not None:
             fields["created_at"] = event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -97,10 +96,7 @@ class _Fields:
 
     def with_inputs(self, result: RowResult) -> dict[str, Any]:
         """Return a result, and what it was made from."""
-        fields, given = self(result), result.given
-        for name, attribute in self._inputs.items():
-            fields[name] = getattr(given, attribute)
-        return fields
+        return self(result) | {name: getattr(result.given, attribute) for name, attribute in self._inputs.items()}
 
 
 def _name(field: Field) -> str:
@@ -206,7 +202,8 @@ class Stored:
         inputs = {name: kinds.pop(name) for name in contract.columns}
         own = {"model": str, "source": str, "created_at": datetime, "stored_at": datetime}
         self.types = {"id": str, **kinds, "explanation": Term, **own, "partition": int, "offset": int, **inputs}
-        self._columns = [*input_columns(contract), *output_columns(contract, words=False)]
+        stored, *own_columns = (Column(name, partial(_text, name)) for name in ("stored (UTC)", "model", "id"))
+        self._columns = [stored, *input_columns(contract), *output_columns(contract, words=False), *own_columns]
 
     def fields(self, row: Any) -> dict[str, Any]:
         """Return a row as a file has it."""
@@ -215,16 +212,9 @@ class Stored:
         return fields
 
     def table(self, rows: Sequence[Any]) -> Table:
-        from rich.table import Table
-
-        shown = [msgspec.to_builtins(row) for row in rows]
-        table = Table()
-        for place, title in enumerate(("stored (UTC)", *(each.title for each in self._columns), "model", "id")):
-            table.add_column(title, overflow="fold", no_wrap=title == "id", ratio=3 if place == 1 else None)
-        for row, each in zip(shown, rows, strict=True):
-            stored = f"{each.stored_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-            table.add_row(stored, *(cell(row) for _, cell in self._columns), row["model"], row["id"])
-        return table
+        when = (f"{each.stored_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" for each in rows)
+        shown = [{**msgspec.to_builtins(row), "stored (UTC)": at} for row, at in zip(rows, when, strict=True)]
+        return _grid(self._columns, shown, widest=1)
 
 
 def inert(value: Any) -> Any:
@@ -248,6 +238,9 @@ class _Table(Results):
             self._first.append(result)
 
     def __exit__(self, *_: object) -> None:
+        from rich import table
+        from rich.text import Text
+
         if not self._first:
             return
         out = terminal.stdout()
@@ -256,37 +249,39 @@ class _Table(Results):
             | ({"id": str(each.event.id)} if each.event and each.position else {})
             for each in self._first
         ]
-        wide = out.width >= _WIDE + (_ID_WIDTH if self._published else 0) or self._count == 1
+        wide = out.width >= (119 if self._published else 80) or self._count == 1  # an id takes 39
         words = is_rating(self._contract) or any(row["explanation"] for row in rows)
         columns = input_columns(self._contract) + output_columns(self._contract, wide=wide, words=words)
-        out.print(self._alone(rows[0], columns) if self._count == 1 else self._all(rows, columns))
+        if self._count == 1 and rows[0]["warning"]:
+            columns.append(Column("warning", lambda row: Text(row["warning"], style="yellow")))
+        if self._published:
+            columns.append(Column("id", partial(_text, "id")))
+        if self._count == 1:
+            shown = table.Table(table.Column(style="bold"), table.Column(overflow="fold"), show_header=False)
+            for title, cell in columns:
+                shown.add_row(title, cell(rows[0]))
+        else:
+            doubt = "? few words are known, or stars and sentiment contradict each other: --json tells which"
+            shown = _grid(columns, rows, widest=0)
+            shown.caption, shown.caption_justify = doubt if any(row["warning"] for row in rows) else None, "left"
+        out.print(shown)
         if more := self._count - len(self._first):
             terminal.echo(f"... and {more} more; --json or --output has all of them", err=True)
 
-    def _alone(self, row: Row, columns: Sequence[Column]) -> Table:
-        """Return a table of one result, a row for each field."""
-        from rich import table
-        from rich.text import Text
 
-        alone = table.Table(table.Column(style="bold"), table.Column(overflow="fold"), show_header=False)
-        for title, cell in columns:
-            alone.add_row(title, cell(row))
-        if row["warning"]:
-            alone.add_row("warning", Text(row["warning"], style="yellow"))
-        if self._published:
-            alone.add_row("id", row["id"])
-        return alone
+def _text(name: str, row: Row) -> Text:
+    from rich.text import Text
 
-    def _all(self, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
-        """Return a table with a row for each result; on a narrow terminal an id stays whole."""
-        from rich.table import Table
+    return Text(row[name])
 
-        doubted = any(row["warning"] for row in rows)
-        table = Table(caption=_DOUBTED if doubted else None, caption_justify="left")
-        for place, column in enumerate(columns):
-            table.add_column(column.title, overflow="fold", ratio=None if place else 3)
-        if self._published:
-            table.add_column("id", no_wrap=True)
-        for row in rows:
-            table.add_row(*(cell(row) for _, cell in columns), *([row["id"]] if self._published else []))
-        return table
+
+def _grid(columns: Sequence[Column], rows: Sequence[Row], *, widest: int) -> Table:
+    """Return a table with a row for each; on a narrow terminal an id stays whole."""
+    from rich.table import Table
+
+    grid = Table()
+    for place, (title, _) in enumerate(columns):
+        grid.add_column(title, overflow="fold", no_wrap=title == "id", ratio=3 if place == widest else None)
+    for row in rows:
+        grid.add_row(*(cell(row) for _, cell in columns))
+    return grid

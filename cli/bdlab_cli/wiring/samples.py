@@ -4,7 +4,7 @@ were written for them, of other contracts values that are made."""
 import json
 import random
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from typing import Any
 from bdlab.contract import Contract, Field, example_of, review_contract
 
 COUNT = 12
-_WORDS = "fine green tea small old blue river market north light stone warm"
-_FIRST_MOMENT, _SPAN = datetime.fromisoformat("2026-01-31T12:00:00+00:00"), 100
+_SPAN = 100
 
 
 def samples_of(contract: Contract) -> list[dict[str, Any]]:
@@ -32,9 +31,10 @@ def _value(field: Field, rng: random.Random) -> Any:
     if values:
         return rng.choice(values)
     if field.kind == "date-time":
-        return (_FIRST_MOMENT + timedelta(hours=rng.randrange(1000))).isoformat()
+        return (datetime(2026, 1, 31, 12, tzinfo=UTC) + timedelta(hours=rng.randrange(1000))).isoformat()
     if field.kind == "string":
-        words = " ".join(rng.choices(_WORDS.split(), k=5 + field.min_length))
+        known = ["fine", "green", "tea", "small", "old", "blue", "river", "market", "north", "light", "stone", "warm"]
+        words = " ".join(rng.choices(known, k=5 + field.min_length))
         return words[: field.max_length].rstrip().ljust(field.min_length, "a")
     low = float("-inf") if field.minimum is None else field.minimum
     high = min(float("inf") if field.maximum is None else field.maximum, max(low, 0) + _SPAN)
@@ -53,4 +53,4 @@ def slang_reviews() -> Iterator[tuple[dict[str, Any], int]]:
         for word, sentence, thing in product(parts[stars]["words"], parts[stars]["sentences"], parts["things"])
     ]
     random.Random(0).shuffle(found)  # noqa: S311 - no secret
-    yield from found
+    return iter(found)
