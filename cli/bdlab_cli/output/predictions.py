@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from bdlab.contract import Contract, Field
-from bdlab.errors import BdlabError, InvalidInput
+from bdlab.errors import BdlabError, InvalidInput, require
 from bdlab.events import Term
 from bdlab.files import Replacement
 from bdlab.inputs import parquet
@@ -132,7 +132,7 @@ class RowFile(Results):
             hint = "For standard output leave it out, and give --json."
             raise InvalidInput(f"--output {path} ends in none of .csv, .jsonl and .parquet", hint=hint)
         if self._kind == ".parquet":
-            parquet.check_installed(path)
+            require("pyarrow", extra="parquet", what=f"{path} is a Parquet file")
         self._new = Upload(path) if is_address(path) else Replacement(Path(path), hidden=False)
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
 """Parquet files, read as JSON lines and written row by row, by pyarrow of the extra `parquet`."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from typing import IO, Any
@@ -17,11 +17,6 @@ MAGIC = b"PAR1"
 _BATCH_ROWS = 4096
 
 
-def check_installed(name: str) -> None:
-    """Raise InvalidInput if the Parquet file `name` cannot be read or written here."""
-    require("pyarrow", extra="parquet", what=f"{name} is a Parquet file")
-
-
 def to_json_lines(
     file: IO[bytes], name: str, fields: Sequence[Field], columns: Callable[[list[str]], Mapping[str, int]]
 ) -> IO[bytes]:
@@ -29,36 +24,32 @@ def to_json_lines(
 
     `columns` returns the place of each field's column. Null, and a number that is none, is the default of a
     field that may not be null, and as a text without one an empty text. Raises InvalidInput."""
-    check_installed(name)
+    require("pyarrow", extra="parquet", what=f"{name} is a Parquet file")
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415
 
     with ExitStack() as kept:
         lines = kept.enter_context(tempfile.TemporaryFile(prefix="bdlab-inputs-"))
         try:
-            lines.writelines(_json_lines(ParquetFile(file, buffer_size=1 << 20), name, fields, columns))
+            parquet, encode, before = ParquetFile(file, buffer_size=1 << 20), msgspec.json.Encoder().encode, 0
+            titles = parquet.schema_arrow.names
+            places = columns(titles)
+            chosen = [(field, titles[places[field.name]]) for field in fields if field.name in places]
+            names = [field.name for field, _ in chosen]
+            # A title is a prefix of paths to pyarrow, so that a batch may have other columns too.
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=[title for _, title in chosen], use_threads=False):
+                values = [
+                    _values(batch.column(title), field, f"{name}, line {{}}: the column {title!r}", before)
+                    for field, title in chosen
+                ]
+                lines.writelines(
+                    encode(dict(zip(names, row, strict=True))) + b"\n" for row in zip(*values, strict=True)
+                )
+                before += batch.num_rows
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise InvalidInput(f"{name} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
         kept.pop_all()
     return lines
-
-
-def _json_lines(
-    parquet: Any, name: str, fields: Sequence[Field], columns: Callable[[list[str]], Mapping[str, int]]
-) -> Iterator[bytes]:
-    titles, encode, before = parquet.schema_arrow.names, msgspec.json.Encoder().encode, 0
-    places = columns(titles)
-    chosen = [(field, titles[places[field.name]]) for field in fields if field.name in places]
-    names = [field.name for field, _ in chosen]
-    # A title is a prefix of paths to pyarrow, so that a batch may have other columns too.
-    for batch in parquet.iter_batches(_BATCH_ROWS, columns=[title for _, title in chosen], use_threads=False):
-        values = [
-            _values(batch.column(title), field, f"{name}, line {{}}: the column {title!r}", before)
-            for field, title in chosen
-        ]
-        for row in zip(*values, strict=True):
-            yield encode(dict(zip(names, row, strict=True))) + b"\n"
-        before += batch.num_rows
 
 
 def _values(column: Any, field: Field, named: str, before: int) -> list[Any]:
