@@ -255,8 +255,7 @@ def _problems(folder: Folder, part: Range, files: Sequence[File]) -> list[str]:
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415
 
-    problems = [f"{file.name} is missing" for file in files if file.name not in folder.names]
-    seen: Counter[int] = Counter()
+    problems, seen = [f"{file.name} is missing" for file in files if file.name not in folder.names], Counter[int]()
     for file in [file for file in files if file.name in folder.names]:
         content: Any
         with remote.opened(f"{folder.place}/{file.name}") as content:

@@ -37,8 +37,6 @@ def export(
         counting("positions") as tell,
     ):
         done = write(folder, source, since, until, version=__version__, stop=stop, tell=tell)
-    if json:
-        terminal.echo_json({"out": out, "counts": done.counts, "ranges": done.ranges, "files": len(done.files)})
-    else:
-        counts = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in done.counts.items())
-        terminal.echo(f"{out}: {counts}, in {len(done.files):,} files")
+    result = {"out": out, "counts": done.counts, "ranges": done.ranges, "files": len(done.files)}
+    counts = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in done.counts.items())
+    terminal.echo_result(result, f"{out}: {counts}, in {len(done.files):,} files", as_json=json)

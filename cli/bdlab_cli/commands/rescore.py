@@ -42,15 +42,10 @@ def rescore(
         done = bring_in(layers, model, results)
     else:
         done = rescore_stored(layers, model, card, since=since, until=until, follow=follow, jobs=jobs)
-    if json:
-        terminal.echo_json(done)
-    else:
-        known = f", {done.known:,} of which had a score already" if done.known else ""
-        terminal.echo(
-            f"{done.predictions:,} predictions scored again by {done.model} in {done.seconds:,.1f} s "
-            f"({done.predictions / done.seconds:,.0f}/s){known}"
-        )
+    known = f", {done.known:,} of which had a score already" if done.known else ""
+    text = f"{done.predictions:,} predictions scored again by {done.model} in {done.seconds:,.1f} s "
+    text += f"({done.predictions / (done.seconds or 1):,.0f}/s){known}"
+    terminal.echo_result(done, text, as_json=json)
     if done.ranges_left:
-        raise BdlabError(
-            f"{done.ranges_left:,} ranges of offsets are left", hint="The same command goes on where this one ended."
-        )
+        hint = "The same command goes on where this one ended."
+        raise BdlabError(f"{done.ranges_left:,} ranges of offsets are left", hint=hint)

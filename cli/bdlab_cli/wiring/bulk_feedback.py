@@ -43,10 +43,8 @@ class _Shown(Results):
             return
         place = (at.partition, at.offset) if at else (None, None)
         given = Given(result.line, result.status, str(event.id), str(event.prediction_id), *place)
-        if self._as_json:
-            terminal.echo_json(given)
-        else:
-            terminal.echo(f"{given.state}: feedback {given.id} of {given.prediction_id}, at {place[0]}/{place[1]}")
+        told = f"{given.state}: feedback {given.id} of {given.prediction_id}, at {given.partition}/{given.offset}"
+        terminal.echo_result(given, told, as_json=self._as_json)
 
 
 class _Unscored:

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 from psycopg2 import sql
-from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import BdlabError
@@ -65,16 +64,14 @@ class Exporter(Session):
                     while some := rows.fetchmany(200):  # in memory at once, each with texts of a MiB or more
                         found += len(some)
                         yield table, [tuple(map(_plain, row)) for row in some]
-            if found != part.after - part.first:
-                raise self._lacking(cursor, part, found)
-
-    def _lacking(self, cursor: Cursor, part: Range, found: int) -> BdlabError:
-        cursor.execute(queries("exports")["pruned_to"], part._asdict())
-        (pruned_to,) = cursor.fetchone() or (None,)
-        why = f"all below {pruned_to} was pruned" if (pruned_to or 0) > part.first else "`bdlab verify` tells why"
-        what = f"of {part.after - part.first} positions of log {part.log_id}, partition {part.partition} from"
-        what = f"{what} {part.first} on the database has {found}: {why}"
-        return BdlabError(what, hint="Begin a new export, in another folder.")
+            if found == (count := part.after - part.first):
+                return
+            cursor.execute(queries("exports")["pruned_to"], values)
+            (pruned_to,) = cursor.fetchone() or (None,)
+            why = f"all below {pruned_to} was pruned" if (pruned_to or 0) > part.first else "`bdlab verify` tells why"
+            place = f"log {part.log_id}, partition {part.partition} from {part.first} on"
+            what = f"of {count} positions of {place} the database has {found}: {why}"
+            raise BdlabError(what, hint="Begin a new export, in another folder.")
 
 
 def _plain(value: Any) -> Any:
