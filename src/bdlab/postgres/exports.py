@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import BdlabError
