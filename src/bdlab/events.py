@@ -176,9 +176,12 @@ class Codec(Generic[E]):
         try:
             event = self._decoder.decode(record.value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidEvent(_reason(record.value, error, self.event.KIND)) from error
+            if not isinstance(error, msgspec.ValidationError):
+                raise InvalidEvent(f"not UTF-8 JSON: {error}") from error
+            _check_version(_schema_version(record.value))
+            raise InvalidEvent(f"not a {self.event.KIND} event: {error}") from error
         if event.schema_version != SCHEMA_VERSION:
-            raise InvalidEvent(_other_version(event.schema_version))
+            _check_version(event.schema_version)
         fields = self.plain(record.value, event)
         if fields is None:
             self._check_unusual(record.value, event)
@@ -193,8 +196,10 @@ class Codec(Generic[E]):
                 json.loads(value, object_pairs_hook=object_of)
             except ValueError as error:
                 raise InvalidEvent(f"field {error}") from None
-        if _NUL in value:  # JSON has no other way to write it
-            _refuse_nul(event)
+        # JSON has no other way to write U+0000; an escaped backslash may stand before the same characters.
+        for field in event.__struct_fields__ if _NUL in value else ():
+            if _NUL in _encoder.encode(getattr(event, field)).replace(rb"\\", b""):
+                raise InvalidEvent(f"field {field!r} holds a NUL character (U+0000), which Postgres cannot store")
         for name in self._moments:
             moment = getattr(event, name)
             try:
@@ -241,13 +246,11 @@ def idempotent_id(key: str, given: Any) -> UUID:
 
 
 class Scorer(Protocol):
-    """Scores inputs; may be called from several threads at once.
-
-    `name` is in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with; `codec` has the
-    types of its inputs and scores, and their contract. If `blocking` is
-    true, a call takes milliseconds, and many inputs in a call take little more than one: an event loop
-    should make calls in a thread, with the inputs that came in during the last call. If `forkable` is false,
-    it has threads of its own, without which it would wait for ever in a forked process."""
+    """Scores inputs; may be called from several threads at once. `name` is in every event (`reviews@1.1.0`); `sha256`
+    is of the file that it scores with; `codec` has the types of its inputs and scores, and their contract. If
+    `blocking` is true, a call takes milliseconds, and many inputs in a call take little more than one: an event loop
+    should make calls in a thread, with the inputs that came in during the last call. If `forkable` is false, it has
+    threads of its own, without which it would wait for ever in a forked process."""
 
     name: str
     sha256: str
@@ -339,27 +342,13 @@ def new_traceparent() -> str:
     return f"00-{number[:32]}-{number[32:]}-01"
 
 
-def _refuse_nul(event: msgspec.Struct) -> None:
-    """Raise InvalidEvent if a text holds U+0000."""
-    for field in event.__struct_fields__:
-        # An escaped backslash may stand before the same characters.
-        if _NUL in _encoder.encode(getattr(event, field)).replace(rb"\\", b""):
-            raise InvalidEvent(f"field {field!r} holds a NUL character (U+0000), which Postgres cannot store")
-
-
-def _reason(value: bytes, error: Exception, kind: str) -> str:
-    if not isinstance(error, msgspec.ValidationError):
-        return f"not UTF-8 JSON: {error}"
-    version = _schema_version(value)
-    return f"not a {kind} event: {error}" if version == SCHEMA_VERSION else _other_version(version)
-
-
-def _other_version(schema_version: int) -> str:
-    """Return why an event of an earlier version is invalid. Raises EventTooNew for a later version."""
+def _check_version(schema_version: int) -> None:
+    """Raise InvalidEvent for an earlier version, EventTooNew for a later one."""
     if schema_version > SCHEMA_VERSION:
         why = f"schema_version is {schema_version}, and this version of bdlab reads none later than {SCHEMA_VERSION}"
         raise EventTooNew(why, hint="Install the version of bdlab that writes such events.")
-    return f"schema_version is {schema_version}, and this version reads only {SCHEMA_VERSION}"
+    if schema_version != SCHEMA_VERSION:
+        raise InvalidEvent(f"schema_version is {schema_version}, and this version reads only {SCHEMA_VERSION}")
 
 
 def _contract(number: bytes | None) -> int:

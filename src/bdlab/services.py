@@ -40,13 +40,11 @@ MANAGER = "bdlab_manager"
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """One identity: a policy, an AppRole and an identity folder of its name.
-
-    `kafka` lists the operations that its Kafka users may do on the topic, the consumer group and the cluster;
-    None if it has no Kafka user. `daemon`: it runs until it is stopped, and each of its processes reports
-    which credentials it uses. `rotated`: the service `rotate` may deliver its secret ids; those of the other
-    services only `vault-init` renews, as whoever delivers a secret id could become that service.
-    `api_keys`: whether it reads those of the API, or also makes and revokes them."""
+    """One identity: a policy, an AppRole and an identity folder of its name. `kafka` lists the operations that its
+    Kafka users may do on the topic, the consumer group and the cluster; None if it has no Kafka user. `daemon`: it runs
+    until it is stopped, and each of its processes reports which credentials it uses. `rotated`: the service `rotate`
+    may deliver its secret ids; those of the other services only `vault-init` renews, as whoever delivers a secret id
+    could become that service. `api_keys`: whether it reads those of the API, or also makes and revokes them."""
 
     name: str
     database: DatabaseRole | None = None
@@ -79,10 +77,9 @@ def find(name: str) -> Service:
 
 
 class Deployment(str):
-    """The name of one pipeline among several on the same servers; all that could collide there follows.
-
-    D puts `D-` in the place of `bdlab-`, or in front of a name without that; `D_` in PostgreSQL. D itself has
-    neither `-` nor `_`, so no two deployments have a name in common. `bdlab` has the names as they stand."""
+    """The name of one pipeline among several on the same servers; all that could collide there follows. D puts `D-` in
+    the place of `bdlab-`, or in front of a name without that; `D_` in PostgreSQL. D itself has neither `-` nor `_`, so
+    no two deployments have a name in common. `bdlab` has the names as they stand."""
 
     __slots__ = ()
 

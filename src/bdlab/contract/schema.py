@@ -76,18 +76,26 @@ def parse_contract(document: Mapping[str, Any]) -> Contract:
     given: _Object = _convert(whole.input, _Object, "the contract's input")
     answers: _Object = _convert(whole.output, _Object, "the contract's output")
     inputs, outputs = _fields(given, "input"), _fields(answers, "output")
-    for part, schema in (("input", given), ("output", answers)):
-        _check_json([schema.title, schema.description], f"the contract's {part}")
     if answers.group or given.group not in ("", *given.properties):
         _refuse("the contract's group", f"it names an input field, and {answers.group or given.group!r} is none")
-    _check_columns(inputs, outputs)
+    if len(inputs) + len(outputs) > MAX_COLUMNS:
+        _refuse("the contract", f"it has {len(inputs) + len(outputs)} fields in all, and may have {MAX_COLUMNS}")
+    known: dict[str, Field] = {}
+    for field in (*inputs, *outputs):
+        if (other := known.setdefault(field.column, field)) is not field:
+            both = f"{other.name!r} and {field.name!r}"
+            _refuse("the contract", f"the fields {both} have the same column {field.column!r}")
     _check_outputs(outputs)
+    natural = tuple(field.column for field in inputs)
+    if whole.columns and sorted(whole.columns) != sorted(natural):
+        odd, *_ = sorted(set(whole.columns) ^ set(natural)) or ["one twice"]
+        _refuse("the contract's columns", f"they have to be those of the input fields, once each: {odd!r}")
     return Contract(
         noun=given.title.lower(),
         description=given.description,
         inputs=inputs,
         outputs=outputs,
-        columns=_order(whole.columns, inputs),
+        columns=whole.columns or natural,
         group=column_name(given.group),
         document=msgspec.to_builtins(document),
     )
@@ -122,16 +130,16 @@ def _refuse(where: str, why: str) -> NoReturn:
 
 def _fields(schema: _Object, part: str) -> tuple[Field, ...]:
     where = f"the contract's {part}"
+    _check_json([schema.title, schema.description], where)
     if not 1 <= len(schema.properties) <= MAX_FIELDS:
         _refuse(where, f"it has {len(schema.properties)} fields, and may have 1 to {MAX_FIELDS}")
     for name in schema.required:
         if name not in schema.properties:
             _refuse(where, f"'required' names {name!r}, which is none of its properties")
-    found = schema.properties.items()
-    return tuple(_field(name, each, part, required=name in schema.required) for name, each in found)
+    return tuple(_field(name, each, part, name in schema.required) for name, each in schema.properties.items())
 
 
-def _field(name: str, found: Any, part: str, *, required: bool) -> Field:
+def _field(name: str, found: Any, part: str, required: bool) -> Field:
     where = f"the contract's {part} field {name[:_MAX_NAME]!r}"
     column = _column(name, where, part)
     if column in (PREDICTION, CONFIDENCE, PROBABILITIES) and part == "input":
@@ -241,16 +249,6 @@ def _value(found: Any, field: Field, where: str, what: str) -> Any:
         _refuse(where, f"{what} is not within the years 1 to 9999 in UTC")
 
 
-def _check_columns(inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None:
-    if len(inputs) + len(outputs) > MAX_COLUMNS:
-        _refuse("the contract", f"it has {len(inputs) + len(outputs)} fields in all, and may have {MAX_COLUMNS}")
-    known: dict[str, Field] = {}
-    for field in (*inputs, *outputs):
-        if (other := known.setdefault(field.column, field)) is not field:
-            both = f"{other.name!r} and {field.name!r}"
-            _refuse("the contract", f"the fields {both} have the same column {field.column!r}")
-
-
 def _check_outputs(outputs: tuple[Field, ...]) -> None:
     named = {field.name: field for field in outputs}
     prediction, confidence = named.get(PREDICTION), named.get(CONFIDENCE)
@@ -266,14 +264,6 @@ def _check_outputs(outputs: tuple[Field, ...]) -> None:
             _refuse(where, f"an output's name is its column's: write {field.column!r}")
         if (field.kind == "object") != (field.name == PROBABILITIES) or (field.kind == "object" and field.nullable):
             _refuse(where, f"{PROBABILITIES!r}, and it alone, is an object of numbers")
-
-
-def _order(columns: tuple[str, ...], inputs: tuple[Field, ...]) -> tuple[str, ...]:
-    natural = tuple(field.column for field in inputs)
-    if columns and sorted(columns) != sorted(natural):
-        odd, *_ = sorted(set(columns) ^ set(natural)) or ["one twice"]
-        _refuse("the contract's columns", f"they have to be those of the input fields, once each: {odd!r}")
-    return columns or natural
 
 
 def check_evolution(old: Contract, new: Contract) -> bool:
@@ -304,20 +294,15 @@ def _compare(one: Contract, other: Contract, others: str, ones: str) -> None:
             if name not in wanted:
                 hint = f'If it is new, give it "since": {other.number + 1}, and a default or null.'
                 raise _mismatch(f"the field {name!r} ({field.kind}) of {mine} is not in {theirs}", hint=hint)
-            if why := _difference(field, wanted[name]):
-                raise _mismatch(f"the field {name!r}: {why[0]} in {mine}, and {why[1]} in {theirs}")
+            for attribute in Field.__struct_fields__:
+                here, there = getattr(field, attribute), getattr(wanted[name], attribute)
+                if here != there and attribute not in _WORDS:
+                    what = f"{_KEYWORDS.get(attribute, attribute)} is {_worded(here)} in {mine}"
+                    raise _mismatch(f"the field {name!r}: {what}, and {_worded(there)} in {theirs}")
         if list(found) != list(wanted):
             raise _mismatch(f"the {part} of {mine} stand in another order than those of {theirs}")
     if one.columns != other.columns:
         raise _mismatch(f"the columns of {mine} stand in another order than those of {theirs}")
-
-
-def _difference(one: Field, other: Field) -> tuple[str, str] | None:
-    for attribute in Field.__struct_fields__:
-        here, there = getattr(one, attribute), getattr(other, attribute)
-        if here != there and attribute not in _WORDS:
-            return f"{_KEYWORDS.get(attribute, attribute)} is {_worded(here)}", _worded(there)
-    return None
 
 
 def _worded(value: object) -> str:

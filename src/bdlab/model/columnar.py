@@ -215,29 +215,17 @@ class ColumnarScorer(CompiledScorer):
         rating = _logistic(self._intercepts.rating + moved)
         chance = _logistic(self._intercepts.sentiment + (scale * positive).reshape(-1, 2).sum(axis=1))
         small = np.abs(moved) <= 1e-6
-        slope = np.where(
-            small, self._baseline * (1 - self._baseline), (rating - self._baseline) / np.where(small, 1.0, moved)
-        )
+        base = self._baseline
+        slope = np.where(small, base * (1 - base), (rating - base) / np.where(small, 1.0, moved))
         stars = (scale * (np.repeat(slope, 2) * _SPAN))[place] * known.rating[rank]
         explanations = self._explanations(review, known.label[rank], stars, count)
+        counts = zip(known_words.tolist(), words.tolist(), strict=True)
+        shares = [round(some / every, 3) if every else 0.0 for some, every in counts]
+        rated, make = (LOWEST + _SPAN * rating).tolist(), self.codec.score
         return [
-            self.score(each)
-            if explanation is None
-            else review_score(
-                self.codec.score,
-                prediction,
-                positive,
-                explanation,
-                round(known_count / word_count, 3) if word_count else 0.0,
-            )
-            for each, prediction, positive, explanation, known_count, word_count in zip(
-                reviews,
-                (LOWEST + _SPAN * rating).tolist(),
-                chance.tolist(),
-                explanations,
-                known_words.tolist(),
-                words.tolist(),
-                strict=True,
+            self.score(each) if found is None else review_score(make, number, positive, found, share)
+            for each, number, positive, found, share in zip(
+                reviews, rated, chance.tolist(), explanations, shares, strict=True
             )
         ]
 

@@ -75,12 +75,11 @@ def draft_card(
     contract: Path | None = None,
     delimiter: str = ",",
 ) -> Draft:
-    """Write a card for the model in `file`, beside it, or with a copy of it in the folder `output`.
-
-    The contract is that of the card `contract`, as for a model that was trained again; without one it follows
-    from the model and the rows of `sample`, a CSV file, but for its column `target`.
-    Loading a joblib file runs its code; a skops file with types that skops does not know needs `trust`.
-    Nothing is written unless the model predicts the sample. Raises InvalidInput, ModelError."""
+    """Write a card for the model in `file`, beside it, or with a copy of it in the folder `output`. The contract is
+    that of the card `contract`, as for a model that was trained again; without one it follows from the model and the
+    rows of `sample`, a CSV file, but for its column `target`. Loading a joblib file runs its code; a skops file with
+    types that skops does not know needs `trust`. Nothing is written unless the model predicts the sample. Raises
+    InvalidInput, ModelError."""
     folder = output or file.parent
     path = folder / (file.stem + scorer.SUFFIX)
     name, role = name or scorer.file_title(file), _ROLES.get(file.suffix)

@@ -46,12 +46,11 @@ class Example(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """Reviews as numbers, in their order.
-
-    `tokens` has the numbers of the tokens in `words`, review by review: the summary, a stop, and the text. Those of
-    review `i` are at `starts[i]:starts[i + 1]`; the first `summaries[i]` of them are the summary's. `summarised[i]` is
-    true if the summary is not blank. `products` has each review's place among the sorted names of products; reviews
-    with one number in `texts` have the same text. `sample` has some reviews by their place, at random."""
+    """Reviews as numbers, in their order. `tokens` has the numbers of the tokens in `words`, review by review: the
+    summary, a stop, and the text. Those of review `i` are at `starts[i]:starts[i + 1]`; the first `summaries[i]` of
+    them are the summary's. `summarised[i]` is true if the summary is not blank. `products` has each review's place
+    among the sorted names of products; reviews with one number in `texts` have the same text. `sample` has some reviews
+    by their place, at random."""
 
     words: Sequence[str]
     tokens: Integers
@@ -183,10 +182,8 @@ def count_terms(
     left than the parameters' most, a fit takes those that most of its products use."""
     order = np.lexsort((np.arange(len(fold_of)), corpus.products, fold_of))
     chunks = list(_chunks(order, corpus.products, fold_of))
-    bounds = (
-        (parameters.summary_min_products, parameters.summary_most_terms),
-        (parameters.review_min_products, parameters.review_most_terms),
-    )
+    least = parameters.summary_min_products, parameters.review_min_products
+    most = parameters.summary_most_terms, parameters.review_most_terms
     columns: list[tuple[Integers, Booleans]] = []
     for number, field in enumerate(FIELDS):
         found: list[list[Integers]] = [[] for _ in range(max(folds, 1))]
@@ -195,7 +192,7 @@ def count_terms(
             _, each = _distinct(corpus, field, chunk, product)
             found[max(int(fold_of[chunk[0]]), 0)].append(each)
             progress((number + done / len(chunks)) / 4)
-        columns.append(_used(found, folds, *bounds[number]))
+        columns.append(_used(found, folds, least[number], most[number]))
     keys, used = zip(*columns, strict=True)
     summaries, reviews = slice(len(keys[0])), slice(len(keys[0]), None)
     blocks = []
@@ -210,7 +207,10 @@ def count_terms(
         summary = _matrix(*_distinct(corpus, "summary", chunk), len(chunk), keys[0], ones)
         blocks.append(Block(int(fold_of[chunk[0]]), chunk, summarised, ((summaries, summary), (reviews, review))))
         progress(0.5 + (done + 1) / len(chunks) / 2)
-    terms = {field: _terms(own, corpus.words) for field, own in zip(FIELDS, keys, strict=True)}
+    words, terms = corpus.words, dict[str, list[str]]()
+    for field, own in zip(FIELDS, keys, strict=True):
+        pairs = zip(*(part.tolist() for part in np.divmod(own, len(words))), strict=True)
+        terms[field] = [f"{words[first - 1]} {words[second]}" if first else words[second] for first, second in pairs]
     return Features(tuple(blocks), terms, np.concatenate(used, axis=1))
 
 
@@ -229,14 +229,11 @@ def _distinct(
 ) -> tuple[Integers, Integers]:
     """Return the terms as pairs of a group and a key, each once, in order; a review is a group by itself. The key of a
     word is its number, that of two words n and m is (n + 1) * len(words) + m."""
-    lengths = (
-        corpus.summaries[reviews].astype(np.int64)
-        if field == "summary"
-        else corpus.starts[reviews + 1] - corpus.starts[reviews]
-    )
+    starts = corpus.starts[reviews]
+    lengths = corpus.summaries[reviews].astype(np.int64) if field == "summary" else corpus.starts[reviews + 1] - starts
     group = np.arange(len(reviews)) if group is None else group
     before = np.cumsum(lengths) - lengths
-    places = np.repeat(corpus.starts[reviews] - before, lengths) + np.arange(lengths.sum())
+    places = np.repeat(starts - before, lengths) + np.arange(lengths.sum())
     tokens = corpus.tokens[places].astype(np.int64)
     row = np.repeat(np.arange(len(reviews)), lengths)
     neighbours = np.flatnonzero(row[1:] == row[:-1])
@@ -244,9 +241,8 @@ def _distinct(
     # Both in one number, which sorts much faster.
     room = (words + 1) * words
     groups = group[row].astype(np.int64) * room
-    both = np.concatenate(
-        [groups + tokens, groups[neighbours] + (tokens[neighbours] + 1) * words + tokens[neighbours + 1]]
-    )
+    pairs = groups[neighbours] + (tokens[neighbours] + 1) * words + tokens[neighbours + 1]
+    both = np.concatenate([groups + tokens, pairs])
     both.sort()
     both = both[np.flatnonzero(np.diff(both, prepend=-1))]
     return np.divmod(both, room)
@@ -289,11 +285,3 @@ def _matrix(rows: Integers, keys: Integers, height: int, known: Integers, ones: 
     np.cumsum(np.bincount(rows[right], minlength=height), out=starts[1:])
     indices = columns[right].astype(np.int32)
     return sparse.csr_array((ones[: len(indices)], indices, starts), shape=(height, len(known)))
-
-
-def _terms(keys: Integers, words: Sequence[str]) -> list[str]:
-    pairs = np.divmod(keys, len(words))
-    return [
-        words[second] if not first else f"{words[first - 1]} {words[second]}"
-        for first, second in zip(*(part.tolist() for part in pairs), strict=True)
-    ]

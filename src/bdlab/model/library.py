@@ -47,9 +47,9 @@ def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:
         require("pandas", extra="pandas", what=f"{source} takes a data frame")
-        fields = {str(name): _named(str(name), contract, source) for name in names}
+        named = {str(name): _named(str(name), contract, source) for name in names}
         # Both know texts as categories only, and find them by their values.
-        return _frames(fields, categories=type(estimator).__module__.startswith(("lightgbm", "xgboost")))
+        return _frames(named, categories=type(estimator).__module__.startswith(("lightgbm", "xgboost")))
     count = getattr(estimator, "n_features_in_", None)
     if count is None and [field.kind for field in contract.inputs] == ["string"]:
         texts = column(contract.inputs[0], missing="")
@@ -57,7 +57,10 @@ def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
     if count is not None and count != len(contract.inputs):
         why = f"{source} takes {count} features, and the contract has {len(contract.inputs)} inputs"
         raise ModelError(why, hint="Give the contract the inputs that the model was fitted with, in their order.")
-    return _arrays(contract.inputs)
+    fields = contract.inputs
+    dtype = float if all(field.kind in NUMERIC for field in fields) else object
+    columns = [column(field, missing=math.nan if field.kind in NUMERIC else None) for field in fields]
+    return lambda inputs: np.array([[value(each) for value in columns] for each in inputs], dtype=dtype)
 
 
 def column(field: Field, *, missing: Any = math.nan) -> Callable[[Input], Any]:
@@ -89,12 +92,6 @@ def _frames(fields: dict[str, Field], *, categories: bool) -> Take:
     return lambda inputs: pd.DataFrame(
         {name: pd.Series([value(each) for each in inputs], dtype=kind) for name, value, kind in columns}
     )
-
-
-def _arrays(fields: Sequence[Field]) -> Take:
-    dtype = float if all(field.kind in NUMERIC for field in fields) else object
-    columns = [column(field, missing=math.nan if field.kind in NUMERIC else None) for field in fields]
-    return lambda inputs: np.array([[value(each) for value in columns] for each in inputs], dtype=dtype)
 
 
 PAGE = "docs/model.md says which models can be served."

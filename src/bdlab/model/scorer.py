@@ -5,8 +5,8 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -119,28 +119,20 @@ def check_title(name: str, version: str) -> Title:
         raise InvalidInput(why, hint=hint) from error
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, unless it is there. Raises InvalidInput."""
-    with _refused(folder, "made"):
-        folder.mkdir(parents=True, exist_ok=True)
-
-
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Replace files once all are on the disk, the card last, since it names the others. Raises InvalidInput."""
-    with _refused(folder, "written to"), ExitStack() as stack:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [stack.enter_context(Replacement(folder / name)) for name in contents]
-        for file, content in zip(files, contents.values(), strict=True):
-            file.file.write(content)
-            file.file.flush()
-        for file in files:
-            file.commit()
-
-
-@contextmanager
-def _refused(folder: Path, what: str) -> Iterator[None]:
+    """Make the folder, unless it is there, and replace files once all are on the disk, the card last, since it names
+    the others. Raises InvalidInput."""
+    what = "made"
     try:
-        yield
+        folder.mkdir(parents=True, exist_ok=True)
+        what = "written to"
+        with ExitStack() as stack:
+            files = [stack.enter_context(Replacement(folder / name)) for name in contents]
+            for file, content in zip(files, contents.values(), strict=True):
+                file.file.write(content)
+                file.file.flush()
+            for file in files:
+                file.commit()
     except OSError as error:
         why = f"the folder {folder} cannot be {what}: {(error.strerror or str(error)).lower()}"
         raise InvalidInput(why, hint="Name a folder, new or existing, that you may write.") from error
@@ -175,19 +167,18 @@ def read_verified(path: Path, sha256: str, *, source: str) -> bytes:
     content = read_file(path)
     if (found := sha256_of(content)) != sha256:
         why = f"its sha256 is {found[:12]}..., and {sha256[:12]}... is expected"
-        hint = "If this one is meant, write its sha256 there, as `bdlab model init --contract CARD` does."
-        hint = f"Put the original file back. {hint}"
+        hint = "Put the original file back. If this one is meant, write its sha256 there, as "
+        hint += "`bdlab model init --contract CARD` does."
         raise ModelTampered(f"the model file {path} is not the one in {source}: {why}", hint=hint)
     return content
 
 
 def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
-    """Return the scorer of `path`: a model card, its folder, or a joblib file; empty or `shipped` is bdlab's.
-
-    With `many`, a term table's is the one that takes least time a review for thousands of reviews in a call.
-    Every file is first checked against its sha256. A joblib file is unpickled, which runs code: it needs a
-    card or a ``.sha256`` beside it, or its hash in the path (``model.joblib#sha256=<64 hex digits>``).
-    Raises ModelNotFound, ModelTampered, ContractInvalid, or ModelError if the file does not hold a model."""
+    """Return the scorer of `path`: a model card, its folder, or a joblib file; empty or `shipped` is bdlab's. With
+    `many`, a term table's is the one that takes least time a review for thousands of reviews in a call. Every file is
+    first checked against its sha256. A joblib file is unpickled, which runs code: it needs a card or a ``.sha256``
+    beside it, or its hash in the path (``model.joblib#sha256=<64 hex digits>``). Raises ModelNotFound, ModelTampered,
+    ContractInvalid, or ModelError if the file does not hold a model."""
     found = find(path)
     codec = codec_of(found.contract)
     contents = found.read()

@@ -182,17 +182,8 @@ def literal_tokens(text: str) -> list[str]:
         found = text.replace(".", " . ").replace("!", " ! ").replace("?", " ? ").split()
     else:
         found = _TOKEN.findall(text.lower().replace("'", "").replace("’", ""))
-    if not NEGATIONS.isdisjoint(found):
-        _mark_negated(found)
-    return found
-
-
-def untagged(text: str) -> str:
-    """Return `text` with the end of a sentence for each HTML tag."""
-    return _TAG.sub(" . ", text) if "<" in text else text
-
-
-def _mark_negated(found: list[str]) -> None:
+    if NEGATIONS.isdisjoint(found):
+        return found
     reach = 0
     for index, token in enumerate(found):
         if token in NEGATIONS:
@@ -202,6 +193,12 @@ def _mark_negated(found: list[str]) -> None:
         elif reach:
             reach -= 1
             found[index] = NEGATED + token
+    return found
+
+
+def untagged(text: str) -> str:
+    """Return `text` with the end of a sentence for each HTML tag."""
+    return _TAG.sub(" . ", text) if "<" in text else text
 
 
 def join(summary: Sequence[str], text: Sequence[str]) -> list[str]:

@@ -36,7 +36,7 @@ from bdlab.model.features import (
 from bdlab.model.features import Progress as Share
 from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, run_all
 from bdlab.model.labelled import Labelled
-from bdlab.model.scorer import SUFFIX, Card, check_title, encode_card, file_of, make_folder, write_files
+from bdlab.model.scorer import SUFFIX, Card, check_title, encode_card, file_of, write_files
 from bdlab.profile import Profile, profile_of
 
 Progress = Callable[[str, float], None]
@@ -88,7 +88,7 @@ def train(
     if stored:
         stored.check(len(corpus.stars), folds)
     fold_of = _folds(corpus, folds)
-    make_folder(out)
+    write_files(out, {})
     features = count_terms(corpus, fold_of, folds, chosen, step("counting the terms", _READ, _COUNTED))
     fits = Fits(corpus, features, fold_of, chosen)
     for fold in range(folds + 1):
