@@ -7,15 +7,15 @@ TYPE_CHECKING = False  # importing typing would take most of the time of `import
 if TYPE_CHECKING:
     from os import PathLike
 
+    from bdlab.model import Model
     from bdlab.model.arrow import Rescorer
-    from bdlab.model.loaded import Model
 
 
 def load_model(path: "str | PathLike[str]" = "") -> "Model":
     """Return the model of a card, its folder, or a joblib file with its sha256; empty is the shipped one.
 
     Raises `bdlab.errors.ModelError` if it cannot be loaded, and InvalidInput if a package is missing."""
-    from bdlab.model.loaded import Model  # noqa: PLC0415 - `import bdlab` loads nothing
+    from bdlab.model import Model  # noqa: PLC0415 - `import bdlab` loads nothing
 
     return Model(path)
 

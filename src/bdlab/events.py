@@ -159,6 +159,13 @@ class Codec(Generic[E]):
         """Return what finds an event's fields without decoding."""
         return PlainJson(self.event)
 
+    def idempotent_id(self, key: str, given: Any) -> UUID:
+        """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and what was given with it, as JSON. The same
+        key with the same gives the same id; with anything else it gives another id."""
+        digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), _encoder.encode(given)))).digest()
+        number = int.from_bytes(digest[:16])
+        return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
+
     def decode(self, record: Record, told: Told | None = None) -> tuple[E, re.Match[bytes] | None]:
         """Return the event in `record`, and its fields as PlainJson finds them; `told` is what its headers tell. Raises
         InvalidEvent with the reason, and EventTooNew: an event of a later version or contract is never reported as
@@ -223,26 +230,18 @@ class EventCodec(Codec[PredictionEvent]):
         self._canonical = [*contract.at(1).inputs, *later] if later else None
 
     def idempotent_id(self, key: str, given: Input) -> UUID:
-        """Return the UUIDv8 of an Idempotency-Key and the canonical input: see `idempotent_id`. The canonical form has
-        the fields of the first contract, then later ones that differ from their default."""
+        """Return the id as `Codec` does, of the canonical input: it has the fields of the first contract, then later
+        ones that differ from their default."""
         found: Any = given
         if self._canonical:  # later fields would change the id of what was asked before they were there
             values = ((field, getattr(given, field.column)) for field in self._canonical)
             found = {field.name: value for field, value in values if field.since == 1 or value != field.default}
-        return idempotent_id(key, found)
+        return super().idempotent_id(key, found)
 
     def make(self, event_id: UUID, given: Input, score: Score, *, model: str) -> PredictionEvent:
         """Return the event of a scored input, with the present time (UTC)."""
         moment = datetime.now(UTC)
         return self._make(given, score, id=event_id, model=model, created_at=moment, timestamp=moment)
-
-
-def idempotent_id(key: str, given: Any) -> UUID:
-    """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and what was given with it, as JSON. The same key
-    with the same gives the same id; with anything else it gives another id."""
-    digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), _encoder.encode(given)))).digest()
-    number = int.from_bytes(digest[:16])
-    return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
 
 
 class Scorer(Protocol):

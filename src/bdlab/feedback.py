@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bdlab.contract import Contract, Field
 from bdlab.contract.fields import Copier, Kind, feedback_types, shortest
-from bdlab.events import SCHEMA_VERSION, Codec, Event, idempotent_id
+from bdlab.events import SCHEMA_VERSION, Codec, Event
 
 NOUN = "feedback entry"
 _EXAMPLE = "01987e5b-1c2d-7000-8000-000000000001"
@@ -60,10 +60,6 @@ class FeedbackCodec(Codec[FeedbackEvent]):
         super().__init__(contract, event, contract.truths)
         self.form = _form(contract)
         self._make = Copier(event, self.given, but=("source", "created_at"))
-
-    def idempotent_id(self, key: str, given: Feedback) -> UUID:
-        """Return the UUIDv8 of an Idempotency-Key and what is not null in `given`."""
-        return idempotent_id(key, given)
 
     def make(self, event_id: UUID, given: Feedback, *, source: str) -> FeedbackEvent:
         """Return the event of a feedback; `source`, and the present time (UTC), stand in for what it does not give."""

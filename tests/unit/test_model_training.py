@@ -226,7 +226,7 @@ def test_a_folder_or_nothing_in_place_of_the_file(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_output_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InvalidInput, match=r"the folder .*file cannot be made: file exists"):
+    with pytest.raises(InvalidInput, match=r"the folder .*file cannot be written to: file exists"):
         train(SMALL_REVIEWS, tmp_path / "file")
 
 

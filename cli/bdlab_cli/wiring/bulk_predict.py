@@ -122,7 +122,13 @@ def predict_file(
 
     from bdlab_cli.output.progress import no_line, progress_bar
 
-    _refuse_overwriting(source, prediction.output)
+    if prediction.output is not None:
+        same = source == prediction.output
+        with suppress(OSError, RuntimeError):  # one of them is missing, which is said later, or an address
+            same = Path(prediction.output).samefile("/dev/stdin" if source == STANDARD_INPUT else source)
+        if same:
+            hint = "Name another file."
+            raise InvalidInput(f"--output {prediction.output} is the file that is read", hint=hint)
     if source == "-" and sys.stdin.isatty():
         terminal.echo(f"Reading {prediction.contract.plural} from the terminal; Ctrl-D ends them.", err=True)
     given, most = (source, sys.stdin.buffer, prediction.validator), prediction.max_row_bytes
@@ -258,14 +264,3 @@ def _ranges(lines: list[int]) -> str:
     runs = groupby(enumerate(lines), lambda numbered: numbered[1] - numbered[0])
     spans = ([line for _, line in run] for _, run in runs)
     return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
-
-
-def _refuse_overwriting(source: str, output: str | None) -> None:
-    """Raise InvalidInput if the output is the file that is read, also through links or standard input."""
-    if output is None:
-        return
-    same = source == output
-    with suppress(OSError, RuntimeError):  # one of them is missing, which is said later, or an address
-        same = Path(output).samefile("/dev/stdin" if source == STANDARD_INPUT else source)
-    if same:
-        raise InvalidInput(f"--output {output} is the file that is read", hint="Name another file.")

@@ -217,16 +217,16 @@ def _check_bounds(field: Field, schema: _Property, where: str) -> None:
 
 
 def _default(schema: _Property, field: Field, where: str, part: str, *, required: bool) -> Any:
-    if part == "output" and schema.default is not UNSET and field.since == 1:
-        _refuse(where, "an output has no default, as the model gives each")
+    if part == "output" and field.since == 1:
+        if schema.default is not UNSET:
+            _refuse(where, "an output has no default, as the model gives each")
+        return UNSET
     if schema.default is not UNSET:
         if required:
             _refuse(where, "it is required, and has a default")
         if field.kind == "object" and schema.default:
             _refuse(where, f"the default of {PROBABILITIES!r} is an object without numbers")
         return _value(schema.default, field, where, "the default")
-    if part == "output" and field.since == 1:
-        return UNSET
     if not required and field.nullable:
         return None
     if field.since > 1:

@@ -23,13 +23,14 @@ from bdlab.events import Input
 from bdlab.inputs import parquet
 from bdlab.inputs.body import FieldProblem, InputInvalid, Validator
 from bdlab.inputs.remote import copied, fetch, is_address
-from bdlab.inputs.tables import Lines, Titles, cell_of, csv_rows, input_of, refuse_delimiter, title_of
+from bdlab.inputs.tables import Lines, Titles, cell_of, csv_rows, input_of, title_of
 
 Format = Literal["csv", "jsonl", "parquet"]
 STANDARD_INPUT = "-"
 _SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """Of Parquet the first bytes tell."""
 _SHOWN_COLUMNS, _SHOWN_CHARS = 20, 40
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 class Row(NamedTuple):
@@ -79,7 +80,14 @@ class InputFile:
 
     def __enter__(self) -> InputFile:
         try:
-            self._file = self._converted(self._open())
+            self._file = file = self._open()
+            file.seek(0)
+            start = file.read(len(parquet.MAGIC))
+            file.seek(0)
+            if self.kind == "parquet" or (self.kind is None and start == parquet.MAGIC):
+                self.kind, inputs = "jsonl", self.validator.contract.inputs
+                with file:
+                    self._file = parquet.to_json_lines(file, self.name, inputs, lambda each: self._columns(each, ","))
         except OSError as error:
             why = f"{self.name} cannot be read: {(error.strerror or str(error)).lower()}"
             raise InvalidInput(why, hint="Name a CSV, JSON lines or Parquet file, or - for standard input.") from error
@@ -87,16 +95,6 @@ class InputFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def _converted(self, file: IO[bytes]) -> IO[bytes]:
-        file.seek(0)
-        start = file.read(len(parquet.MAGIC))
-        file.seek(0)
-        if not (self.kind == "parquet" or (self.kind is None and start == parquet.MAGIC)):
-            return file
-        self.kind, inputs = "jsonl", self.validator.contract.inputs
-        with file:
-            return parquet.to_json_lines(file, self.name, inputs, lambda found: self._columns(found, ","))
 
     def _open(self) -> IO[bytes]:
         if is_address(self.source):
@@ -179,11 +177,12 @@ class InputFile:
         inputs = self.validator.contract.inputs
         required = {field.name for field in inputs if field.required}
         if missing := [field for field in inputs if field.name in required - places.keys()]:
-
-            def suffices(titles: list[str]) -> bool:
-                return required <= {field.name for field in map(self._titles, titles) if field}
-
-            refuse_delimiter(header, suffices, self.name, delimiter)
+            for other, called in _DELIMITERS.items():
+                titles = [title.strip(' "') for title in delimiter.join(header).split(other)]
+                if other != delimiter and required <= {each.name for each in map(self._titles, titles) if each}:
+                    why = f"the columns are separated by {called}, and not by {_DELIMITERS.get(delimiter, delimiter)}"
+                    hint = f"Give --delimiter {'tab' if other == chr(9) else repr(other)}."
+                    raise InvalidInput(f"{self.name}: {why}", hint=hint)
             names = " and ".join(repr(title_of(field)) for field in missing)
             verb = "column {} is" if len(missing) == 1 else "columns {} are"
             shown = ", ".join(repr(title[:_SHOWN_CHARS]) for title in header[:_SHOWN_COLUMNS])

@@ -5,7 +5,7 @@ import codecs
 import csv
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +30,6 @@ _TO_UTF8 = "Convert it first, for example: iconv -f {} -t UTF-8 {} > FILE"
 _FORMATS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("formats.toml").read_text("utf-8"))
 _WORKBOOK = (b"[Content_Types].xml", b"_rels/", b"opendocument.spreadsheet")
 _CR_ALONE = re.compile(rb"\r[^\n]")
-_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 class Titles:
@@ -196,13 +195,3 @@ def csv_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             return
         if row:
             yield line, row
-
-
-def refuse_delimiter(header: Sequence[str], suffices: Callable[[list[str]], bool], name: str, delimiter: str) -> None:
-    """Raise InvalidInput if `header` would have titles that suffice with another delimiter."""
-    for other, called in _DELIMITERS.items():
-        titles = [title.strip(' "') for title in delimiter.join(header).split(other)]
-        if other != delimiter and suffices(titles):
-            why = f"the columns are separated by {called}, and not by {_DELIMITERS.get(delimiter, delimiter)}"
-            hint = f"Give --delimiter {'tab' if other == chr(9) else repr(other)}."
-            raise InvalidInput(f"{name}: {why}", hint=hint)

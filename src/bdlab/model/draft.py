@@ -128,8 +128,17 @@ def draft_card(
 
 
 def _tries(sample: Path, traits: Traits, target: str, delimiter: str, *, bounds: bool) -> Iterator[list[Guess]]:
-    """Return guesses of all fields, until a model predicts with them."""
-    header, rows = _read_sample(sample, delimiter)
+    """Return guesses of all fields, until a model predicts with them. Raises InvalidInput."""
+    try:
+        with sample.open("rb") as file:
+            lines = Lines(file, str(sample), _MAX_ROW_BYTES)
+            found = [[cell.strip() for cell in row] for _, row in islice(csv_rows(lines, delimiter), MOST_ROWS + 1)]
+    except OSError as error:
+        raise InvalidInput(f"the sample {sample} cannot be read: {error.strerror}") from error
+    header, *cells = found or [[]]
+    if not cells:
+        raise InvalidInput(f"the sample {sample} has no rows: it needs a line of titles, and rows")
+    rows = [row + [""] * (len(header) - len(row)) for row in cells]
     places = _places(header, traits, target, sample)
 
     def guesses(*, all_text: bool = False) -> list[Guess]:
@@ -191,21 +200,6 @@ def _read_model(content: bytes, role: str, source: str, *, trust: bool) -> tuple
     if role == "skops" and trust:
         file = msgspec.structs.replace(file, trusted=(*pipeline.untrusted_types(content, source=source),))
     return file, pipeline.traits(pipeline.load(content, file, source=source), source=source)
-
-
-def _read_sample(sample: Path, delimiter: str) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and the rows of a CSV file. Raises InvalidInput."""
-    try:
-        with sample.open("rb") as file:
-            lines = Lines(file, str(sample), _MAX_ROW_BYTES)
-            found = [row for _, row in islice(csv_rows(lines, delimiter), MOST_ROWS + 1)]
-    except OSError as error:
-        raise InvalidInput(f"the sample {sample} cannot be read: {error.strerror}") from error
-    header, *rows = found or [[]]
-    if not rows:
-        raise InvalidInput(f"the sample {sample} has no rows: it needs a line of titles, and rows")
-    cells = ([cell.strip() for cell in row] for row in rows)
-    return [title.strip() for title in header], [row + [""] * (len(header) - len(row)) for row in cells]
 
 
 def read_rows(sample: Path, contract: Contract, delimiter: str) -> list[Row | BadRow]:

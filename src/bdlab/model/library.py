@@ -47,9 +47,21 @@ def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:
         require("pandas", extra="pandas", what=f"{source} takes a data frame")
+        import pandas as pd  # noqa: PLC0415 - an extra, which few models need
+
         named = {str(name): _named(str(name), contract, source) for name in names}
         # Both know texts as categories only, and find them by their values.
-        return _frames(named, categories=type(estimator).__module__.startswith(("lightgbm", "xgboost")))
+        categories = type(estimator).__module__.startswith(("lightgbm", "xgboost"))
+
+        def dtype_of(field: Field) -> Any:
+            if field.choices and categories:
+                return pd.CategoricalDtype(field.choices)
+            return (_NULLABLE if field.nullable else _DTYPES).get(field.kind, "object")
+
+        frame = [(name, column(field), dtype_of(field)) for name, field in named.items()]
+        return lambda inputs: pd.DataFrame(
+            {name: pd.Series([value(each) for each in inputs], dtype=kind) for name, value, kind in frame}
+        )
     count = getattr(estimator, "n_features_in_", None)
     if count is None and [field.kind for field in contract.inputs] == ["string"]:
         texts = column(contract.inputs[0], missing="")
@@ -78,20 +90,6 @@ def _named(name: str, contract: Contract, source: str) -> Field:
             return field
     hint = "Name the contract's inputs as the columns that the model was fitted with."
     raise ModelError(f"{source} takes the column {name[:100]!r}, and the contract has no such input", hint=hint)
-
-
-def _frames(fields: dict[str, Field], *, categories: bool) -> Take:
-    import pandas as pd  # noqa: PLC0415 - an extra, which few models need
-
-    def dtype(field: Field) -> Any:
-        if field.choices and categories:
-            return pd.CategoricalDtype(field.choices)
-        return (_NULLABLE if field.nullable else _DTYPES).get(field.kind, "object")
-
-    columns = [(name, column(field), dtype(field)) for name, field in fields.items()]
-    return lambda inputs: pd.DataFrame(
-        {name: pd.Series([value(each) for each in inputs], dtype=kind) for name, value, kind in columns}
-    )
 
 
 PAGE = "docs/model.md says which models can be served."

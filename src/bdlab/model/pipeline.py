@@ -73,14 +73,6 @@ def load(content: bytes, file: File, *, source: str, libraries: Mapping[str, str
     return _loaded(lambda: loads(content, trusted=found), source, libraries)
 
 
-def dump(estimator: Any) -> bytes:
-    """Return an estimator as a skops file. Raises InvalidInput if skops is not installed."""
-    require("skops", extra="skops", what="a model that is fitted again is written as skops")
-    from skops.io import dumps  # noqa: PLC0415 - an extra, which few models need
-
-    return bytes(dumps(estimator))
-
-
 def traits(estimator: Any, *, source: str) -> Traits:
     """Return what an estimator takes and gives. Raises ModelError if it does not predict."""
     classes = classes_of(estimator, source)
@@ -135,23 +127,20 @@ def _any(estimator: Any, codec: EventCodec, source: str) -> Predict:
     take = taken_by(estimator, codec.contract, source=source)
     if names is None:
         return lambda inputs: answers.numbers(estimator.predict(take(inputs)), len(inputs))
-    prepare, last = _steps(estimator)
+    from sklearn.pipeline import Pipeline  # noqa: PLC0415 - loading the file has imported it
+
+    before, last = None, estimator
+    if type(estimator) is Pipeline and len(estimator) > 1 and hasattr(estimator[:-1], "transform"):
+        before, last = estimator[:-1], estimator[-1]  # what comes before has to be done once
 
     def predict(inputs: Sequence[Input]) -> list[Score]:
-        rows = prepare(take(inputs))
+        rows = take(inputs)
+        if before is not None:
+            rows = before.transform(rows)
         # The class is what `predict` says, which is not with each classifier the most probable one.
         return answers.classes(last.predict(rows), last.predict_proba(rows), names, len(inputs))
 
     return predict
-
-
-def _steps(estimator: Any) -> tuple[Callable[[Any], Any], Any]:
-    """Return what comes before the classifier of a pipeline, which has to be done once, and that one."""
-    from sklearn.pipeline import Pipeline  # noqa: PLC0415 - loading the file has imported it
-
-    if type(estimator) is Pipeline and len(estimator) > 1 and hasattr(estimator[:-1], "transform"):
-        return estimator[:-1].transform, estimator[-1]
-    return lambda rows: rows, estimator
 
 
 def _reviews(found: Any, codec: EventCodec, source: str) -> Predict:

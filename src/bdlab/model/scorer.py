@@ -122,11 +122,9 @@ def check_title(name: str, version: str) -> Title:
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Make the folder, unless it is there, and replace files once all are on the disk, the card last, since it names
     the others. Raises InvalidInput."""
-    what = "made"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        what = "written to"
         with ExitStack() as stack:
+            folder.mkdir(parents=True, exist_ok=True)
             files = [stack.enter_context(Replacement(folder / name)) for name in contents]
             for file, content in zip(files, contents.values(), strict=True):
                 file.file.write(content)
@@ -134,7 +132,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
             for file in files:
                 file.commit()
     except OSError as error:
-        why = f"the folder {folder} cannot be {what}: {(error.strerror or str(error)).lower()}"
+        why = f"the folder {folder} cannot be written to: {(error.strerror or str(error)).lower()}"
         raise InvalidInput(why, hint="Name a folder, new or existing, that you may write.") from error
 
 

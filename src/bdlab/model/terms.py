@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 from unicodedata import normalize
 
 import msgspec
@@ -86,18 +86,11 @@ class TermTable(msgspec.Struct, frozen=True):
     review: Field
 
 
-class _Lists(msgspec.Struct, frozen=True):
-    terms: msgspec.Raw
-    idf: msgspec.Raw
-    rating: msgspec.Raw
-    sentiment: msgspec.Raw
-
-
-class _Whole(msgspec.Struct, frozen=True):
-    format: Format
-    intercepts: Intercepts
-    summary: _Lists
-    review: _Lists
+#: A TermTable whose lists are not decoded yet.
+_LISTS = msgspec.defstruct("Field", [(name, msgspec.Raw) for name in Field.__struct_fields__])
+_WHOLE = msgspec.defstruct(
+    "TermTable", [("format", Format), ("intercepts", Intercepts), ("summary", _LISTS), ("review", _LISTS)]
+)
 
 
 def encode(table: TermTable) -> bytes:
@@ -108,7 +101,7 @@ def encode(table: TermTable) -> bytes:
 def decode(content: bytes, *, source: str) -> TermTable:
     """Return the table. Raises ModelError with `source`."""
     try:
-        whole = msgspec.json.decode(gzip.decompress(content), type=_Whole)
+        whole: Any = msgspec.json.decode(gzip.decompress(content), type=_WHOLE)
         fields = (
             Field(_list(field.terms, str, b'","'), *(_list(each, float, b",") for each in astuple(field)[1:]))
             for field in (whole.summary, whole.review)
