@@ -73,6 +73,14 @@ def load(content: bytes, file: File, *, source: str, libraries: Mapping[str, str
     return _loaded(lambda: loads(content, trusted=found), source, libraries)
 
 
+def dump(estimator: Any) -> bytes:
+    """Return an estimator as a skops file. Raises InvalidInput if skops is not installed."""
+    require("skops", extra="skops", what="a model that is fitted again is written as skops")
+    from skops.io import dumps  # noqa: PLC0415 - an extra, which few models need
+
+    return bytes(dumps(estimator))
+
+
 def traits(estimator: Any, *, source: str) -> Traits:
     """Return what an estimator takes and gives. Raises ModelError if it does not predict."""
     classes = classes_of(estimator, source)

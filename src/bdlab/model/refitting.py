@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-from bdlab.errors import InvalidInput, TrainingFailed, require
+from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.events import codec_of
 from bdlab.model import pipeline
 from bdlab.model.compiled import no_review
@@ -62,8 +62,6 @@ def refit(
     """Fit a clone of an estimator on all of `stored`, which memory has to hold; write it as skops to the folder `out`,
     and return its card. Raises InvalidInput, ModelError."""
     check_title(name, version)
-    require("skops", extra="skops", what="a model that is fitted again is written as skops")
-    from skops.io import dumps  # noqa: PLC0415 - an extra, which few models need
 
     contract, source, file = stored.contract, like.card.title, f"{name}.skops"
     codec, known = codec_of(contract), {class_name(each): each for each in getattr(like.estimator, "classes_", ())}
@@ -79,7 +77,7 @@ def refit(
         splitter = GroupKFold(folds, shuffle=True, random_state=0)
         predicted = cross_val_predict(clone(like.estimator), rows, right, groups=groups, cv=splitter).reshape(-1)
         progress("fitting", _VALIDATED)
-        content = bytes(dumps(clone(like.estimator).fit(rows, right)))
+        content = pipeline.dump(clone(like.estimator).fit(rows, right))
     except Exception as error:  # a foreign model may raise anything
         raise TrainingFailed(f"{source} cannot be fitted on {len(truths)} stored rows: {error}") from error
     entry = file_of("skops", content)
