@@ -12,6 +12,7 @@ import pytest
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.postgres.reader import Reader
+from bdlab.services import DATABASE_ROLES
 from bdlab.settings import Secret
 from bdlab.vault.rotation.database import drop_left_behind, end_logins
 from tests.fix_database import migrate
@@ -81,7 +82,7 @@ def end_all(world: VaultWorld) -> dict[str, str]:
         return {one.service: one.outcome for one in end_logins(run)}
 
 
-ROTATED = dict.fromkeys(("bdlab-owner", "bdlab-writer", "bdlab-dlq", "bdlab-reader"), "rotated")
+ROTATED = dict.fromkeys((role.name for role in DATABASE_ROLES), "rotated")
 
 
 @pytest.mark.parametrize("role", ROTATED)
