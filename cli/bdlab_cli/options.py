@@ -15,9 +15,8 @@ from bdlab_cli.completion import cards
 
 
 def setting(name: str, default: str | bool = True, **more: Any) -> Any:
-    """Return the option that a setting such as `http.port` has.
-
-    `default` says what holds if it is not given, and True that the parameter's own default tells it."""
+    """Return the option that a setting such as `http.port` has. `default` says what holds if it is not given, and True
+    that the parameter's own default tells it."""
     return Option(envvar=f"BDLAB_{name.replace('.', '_').upper()}", show_default=default, **more)
 
 

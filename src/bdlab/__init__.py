@@ -2,7 +2,6 @@
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_model", "rescorer"]
-
 TYPE_CHECKING = False  # importing typing would take most of the time of `import bdlab`
 if TYPE_CHECKING:
     from os import PathLike
@@ -12,9 +11,8 @@ if TYPE_CHECKING:
 
 
 def load_model(path: "str | PathLike[str]" = "") -> "Model":
-    """Return the model of a card, its folder, or a joblib file with its sha256; empty is the shipped one.
-
-    Raises `bdlab.errors.ModelError` if it cannot be loaded, and InvalidInput if a package is missing."""
+    """Return the model of a card, its folder, or a joblib file with its sha256; empty is the shipped one. Raises
+    `bdlab.errors.ModelError` if it cannot be loaded, and InvalidInput if a package is missing."""
     from bdlab.model import Model  # noqa: PLC0415 - `import bdlab` loads nothing
 
     return Model(path)

@@ -1,8 +1,7 @@
 """A server's certificate: the files that the server reads, and how it serves a new one.
 
-server.pem    private key and certificate, in one file, so that no reader sees two that do not match
-ca.pem        the authority's certificate
-issued.json   host names and validity; no secret"""
+server.pem    private key and certificate, in one file, so that no reader sees two that do not match ca.pem        the
+authority's certificate issued.json   host names and validity; no secret"""
 
 import base64
 import contextlib
@@ -22,17 +21,13 @@ from bdlab.errors import InvalidInput
 from bdlab.files import replace_file
 
 _log = structlog.get_logger()
-
 #: The default validity of certificates.
 BROKER_TTL_S = 365 * 86400
 SERVER_TTL_S = 30 * 86400
-
 #: The host names of a server that is used on its own machine only; IP addresses are always allowed.
 LOCAL_HOSTS = ("localhost",)
-
 #: For a server that runs as another user, and reads the files through the folder's group.
 GROUP_READS = 0o640
-
 #: The second of the two times that stand side by side in a certificate (RFC 5280, section 4.1.2.5).
 _VALIDITY = re.compile(rb"(?:\x17\x0d\d{12}|\x18\x0f\d{14})Z(?:\x17\x0d|\x18\x0f)(\d{12}(?:\d\d)?Z)")
 

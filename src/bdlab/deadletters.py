@@ -21,15 +21,12 @@ from bdlab.retry import tries, wait_for
 
 Publish = Callable[[bytes | None, bytes | None, Headers, Callable[[Position | BrokerError], None]], None]
 """Publishes a record, and calls the last argument once, within a bounded time. Raises BrokerError."""
-
 _AT_ONCE = 500
 _NOTED_WITHIN_S = 30.0
-
 #: `open`: nothing was done about it; `returned`: it is a replay that became a dead letter again. If it was
 #: sent back: `sent`, no consumer has recorded it yet; `stored`, it is a row or a duplicate; `superseded`, it
 #: is a dead letter again at its new position. `discarded`: somebody decided to drop it.
 State = Literal["open", "returned", "sent", "stored", "superseded", "discarded"]
-
 OPEN: tuple[State, ...] = ("open", "returned")
 """The states in which somebody has to act."""
 

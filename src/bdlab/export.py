@@ -23,7 +23,6 @@ from bdlab.inputs import remote
 TABLES = ("predictions", "feedback", "duplicates", "dead_letters")
 PART_OFFSETS = 50_000
 PLAN, MANIFEST = "plan.json", "export.json"
-
 T = TypeVar("T")
 
 

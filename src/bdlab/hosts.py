@@ -12,7 +12,6 @@ from bdlab.errors import SettingsInvalid
 ANY = "*"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 DEFAULT_PORTS = {"http": 80, "https": 443}
-
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z_-]+(?:\.[0-9a-z_-]+)*)\.?(?::([0-9]{1,5}))?")
 
 

@@ -45,7 +45,6 @@ class KnownLog(msgspec.Struct, frozen=True, kw_only=True):
 
 ReadRecords = Callable[[Mapping[int, int]], Mapping[int, Record]]
 """Read the record at one offset of each partition, if the broker still has it. Raises BrokerError."""
-
 CheckLog = Callable[[Sequence[LogRange], ReadRecords], Mapping[int, str]]
 """Return, for each partition of the topic that is not the known one, the reason."""
 

@@ -15,15 +15,12 @@ from bdlab.contract import Field
 
 NULL = -1
 """The bin of a missing value."""
-
 PROFILED = 20_000
 """No more rows make a profile."""
-
 _BINS = 10
 _MOST_VALUES, _ROWS_A_VALUE = 20, 10
 _LEAST_SHARE = 1e-4
 """Stands in for a share of 0, of which PSI would be infinite."""
-
 _Share = Annotated[float, Meta(ge=0, le=1)]
 
 

@@ -13,15 +13,11 @@ from bdlab.profile import NULL, Distribution
 MEASURES = ("mse", "mae", "bias", "error_rate", "log_loss")
 MIN_PAIRS = 30
 """With fewer right answers there is no interval, and no verdict."""
-
 _BOOTSTRAP = {"paired": True, "vectorized": True, "n_resamples": 2000, "batch": 100, "method": "percentile", "rng": 0}
-
 Bins = Sequence[tuple[Field, Distribution]]
 """Fields, each with the bins that its values are counted in."""
-
 Sums = Sequence[Mapping[str, Any]]
 """What is summed up in each block of rows."""
-
 Cells = Mapping[str, Mapping[Any, Sums]]
 """The sums of all rows, under "" and None, and of each bin of the fields, under bin0, bin1, ... in their order."""
 

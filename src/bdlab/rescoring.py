@@ -107,10 +107,9 @@ def scored(scorer: Scorer, rows: Sequence[tuple[Any, ...]]) -> list[dict[str, An
             try:
                 scorer.score(one)
             except Exception as error:
-                raise ModelError(
-                    f"{scorer.name} fails on the {contract.noun} with the id {row[0]}: {error}",
-                    hint="What was scored before it stays; its range of offsets stays open for a model that can.",
-                ) from error
+                hint = "What was scored before it stays; its range of offsets stays open for a model that can."
+                why = f"{scorer.name} fails on the {contract.noun} with the id {row[0]}: {error}"
+                raise ModelError(why, hint=hint) from error
         raise
     found = [dict(zip(names, outputs(score)[1:], strict=True)) for score in scores]
     return [{"id": row[0], **each} for row, each in zip(rows, found, strict=True)]

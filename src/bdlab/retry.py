@@ -11,13 +11,10 @@ import structlog
 from bdlab.errors import BdlabError, BrokerUnavailable, DatabaseUnavailable, VaultUnavailable
 
 T = TypeVar("T")
-
 AWAY: tuple[type[BdlabError], ...] = (VaultUnavailable, BrokerUnavailable, DatabaseUnavailable)
 """A server that does not answer, which may come back by itself."""
-
 LEAST_S = 0.1
 """The shortest time-out to give librdkafka: some of its calls take 0 or less as no limit."""
-
 _log = structlog.get_logger()
 
 

@@ -19,14 +19,12 @@ from bdlab.values import moment
 
 MAX_LIMIT = 1000
 Source = Literal["real", "all", "serve", "predict", "drill", "demo"]
-
 #: When it was stored and created, in µs since 1970; and its id.
 _PLACE = struct.Struct(">qq16s")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _KINDS: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "date-time": datetime}
 _ENDS = {">=": (".min",), "<=": (".max",), "=": ("", ".min", ".max")}
 _WHERE = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|=)\s*(.*)", re.DOTALL)
-
 T = TypeVar("T", bound=msgspec.Struct)
 
 

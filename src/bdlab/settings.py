@@ -22,15 +22,12 @@ from bdlab.values import ProxyUrl, Secret, duration, http_url, lines_of, listed,
 
 #: Beside what is defined here: what settings are made of.
 __all__ = ["ProxyUrl", "Secret", "duration", "http_url"]
-
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
-
 #: The model path by which a layer overrides another's with the model that comes with bdlab.
 SHIPPED_MODEL = "shipped"
-
 #: Names of the servers' own tools, which users may have in their environment.
 _ALIASES = {
     "VAULT_ADDR": "BDLAB_VAULT_ADDRESS",
@@ -179,16 +176,13 @@ _SECTIONS: dict[str, type[_Section]] = {
     for field in msgspec.structs.fields(Settings)
     if isinstance(field.type, type) and issubclass(field.type, _Section)
 }
-
 #: Every setting, as ``http.port``.
 FIELDS = (
     *(f"{section}.{field}" for section, kind in _SECTIONS.items() for field in kind.__struct_fields__),
     *(field for field in Settings.__struct_fields__ if field not in _SECTIONS),
 )
-
 #: The settings whose defaults are names of the deployment, each with its section.
 _NAMES = {"kv_mount": "vault", "topic": "kafka", "feedback_topic": "kafka", "group": "kafka", "dbname": "postgres"}
-
 Values = Mapping[str, Mapping[str, Any] | float | str]
 
 

@@ -7,7 +7,6 @@ from typing import Any, Self, TypeVar
 
 _POLL_S = 0.05
 _MOST_TASKS = 32
-
 T = TypeVar("T")
 
 

@@ -21,18 +21,14 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 Done = Callable[[Position | BrokerError], None]
-
 CLOSE_S = 3.0
 """The longest that the end of a process waits for its last spans to be exported."""
-
 _UNTRACED = ("/health", "/metrics")  # asked for again and again by machines
 _METHODS = frozenset(("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"))
 _CONTEXT = (b"traceparent", b"tracestate")
 _OPERATION = ("messaging.operation.type", "messaging.operation.name")
 _HTTP = ("url.path", "url.scheme", "network.protocol.version", "server.address", "server.port", "client.address")
-
 _INTO: dict[str, Any] = {"db.collection.name": "predictions"}
-
 _log = structlog.get_logger()
 
 

@@ -11,7 +11,6 @@ from bdlab.errors import InvalidInput
 
 _DURATION = re.compile(r"(\d+)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
 #: A table, or the name of a value, at the beginning of a line of TOML.
 _NAMED = re.compile(r"""^\s*(?:\[\s*(?P<table>[\w.-]+)\s*\]|["']?(?P<name>[\w.-]+)["']?\s*=)""")
 

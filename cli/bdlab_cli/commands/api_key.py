@@ -21,7 +21,6 @@ app = Typer(
     Vault keeps a hash of each key. Every `serve` knows of a change within 5 seconds, without a restart.
     """,
 )
-
 _Name = Annotated[str, Argument(metavar="NAME", help="A letter a-z, then at most 39 of a-z, 0-9 and -.")]
 
 

@@ -16,7 +16,6 @@ from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import no_line
 
 EXIT_CODES: dict[State, int] = {"healthy": 0, "degraded": 0, "unknown": 1, "unhealthy": 10}
-
 #: Check -> the count in its detail of which `--watch` shows the change.
 _COUNTS = {"postgres.rows": "rows", "postgres.dead_letters": "open", "kafka.lag": "lag_events"}
 _STYLES: dict[State, str] = {"healthy": "green", "degraded": "yellow", "unknown": "magenta", "unhealthy": "bold red"}

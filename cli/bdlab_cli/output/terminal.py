@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 #: Control characters except tab and line feed, and characters that turn the direction of text or end a line.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
 #: What is written instead if the encoding lacks one of these; any other character is written as its number.
 _PLAIN = {"★": "*", "☆": ".", "…": "...", "✓": "+", "✗": "x", "–": "-", "’": "'"}
 _ERRORS = "bdlab"

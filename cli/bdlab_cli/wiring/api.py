@@ -29,17 +29,12 @@ if TYPE_CHECKING:
     from bdlab.serving.running import Promotions
 
 log = structlog.get_logger()
-
 Application = Callable[..., Awaitable[None]]
-
 SERVICE = "serve"
 STARTUP_FAILED = 3  # tells uvicorn's supervisor that another try would fail in the same way
-
 _COMPARED_WITHIN_S = 3.0  # how long the start waits for the database's contract, which is then compared later
 _COMPARE_EVERY_S = 2.0
-
 _GC_THRESHOLD = 10_000  # new objects until the next collection, which looks at all requests in progress: no garbage
-
 # malloc.h: the size from which a block is mapped by itself, and the number of arenas for threads.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
@@ -55,10 +50,9 @@ class Api:
         self._promotions: Promotions | None = None
 
     def open(self) -> None:
-        """Load the model, log in to Vault (waiting for it) and start connecting; does not wait for a broker.
-
-        Raises ModelError, also if the model's contract is not that of the database, and VaultError; with a registry
-        also DatabaseError, if the database is away and this machine does not know what is promoted."""
+        """Load the model, log in to Vault (waiting for it) and start connecting; does not wait for a broker. Raises
+        ModelError, also if the model's contract is not that of the database, and VaultError; with a registry also
+        DatabaseError, if the database is away and this machine does not know what is promoted."""
         from bdlab.kafka.admin import Admin
         from bdlab.kafka.producer import Producer
         from bdlab.model import load_scorer
@@ -119,9 +113,8 @@ class Api:
         self.model = self._promotions.start(version)
 
     def _watch(self, stop: threading.Event, poll_s: float) -> None:
-        """Compare the model's contract with the database's, once that answers; then follow what is promoted.
-
-        With a mismatch the API is not ready, and publishes nothing, for as long as it lasts."""
+        """Compare the model's contract with the database's, once that answers; then follow what is promoted. With a
+        mismatch the API is not ready, and publishes nothing, for as long as it lasts."""
         for _ in tries(math.inf, stop=stop, longest_s=_COMPARE_EVERY_S):
             try:
                 check_fits(self.model.scorer.codec.contract, self.reader.contract())
@@ -169,10 +162,9 @@ class Api:
 
 
 def _give_memory_back() -> None:
-    """Have the memory of large bodies and answers given back to the system once it is free.
-
-    glibc raises its threshold with each large block that is freed, and keeps an arena for each thread: after
-    a few large requests a process would keep for ever what all of them needed together."""
+    """Have the memory of large bodies and answers given back to the system once it is free. glibc raises its threshold
+    with each large block that is freed, and keeps an arena for each thread: after a few large requests a process would
+    keep for ever what all of them needed together."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 128 << 10)

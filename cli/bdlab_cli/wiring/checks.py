@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from bdlab.vault.session import VaultSession
 
 SERVICE = "status"
-
 _DEFAULT = ("vault", "kafka", "feedback", "postgres", "log", "model", "api", "certificates")
 
 

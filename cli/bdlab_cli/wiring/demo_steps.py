@@ -149,9 +149,8 @@ class _Demo:
         return answer
 
     def wait_for_rows(self, ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the stored rows of `ids`, in that order, once all are there.
-
-        Raises Unhealthy if some are missing after 30 s, and StartInterrupted if `stop` is set."""
+        """Return the stored rows of `ids`, in that order, once all are there. Raises Unhealthy if some are missing
+        after 30 s, and StartInterrupted if `stop` is set."""
         status, missing = 0, len(ids)
         for _ in tries(_ROWS_TIMEOUT_S, stop=self.stop, longest_s=_POLL_S):
             status, answer = self.call("GET", f"/predictions?limit={min(10 * len(ids), MAX_LIMIT)}&source=all")

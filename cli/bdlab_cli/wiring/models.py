@@ -46,16 +46,14 @@ def _version(ask: Ask, model: str) -> Version:
 
 
 def load_version(settings: Settings, reader: Reader, model: str) -> Scorer:
-    """Return the scorer of NAME@VERSION for many rows, from the cache or the registry.
-
-    Raises InvalidInput, ModelError, DatabaseError."""
+    """Return the scorer of NAME@VERSION for many rows, from the cache or the registry. Raises InvalidInput, ModelError,
+    DatabaseError."""
     return Registry.of(settings).load(_version(reader.ask, model), many=True)
 
 
 def add_version(tables: Session, settings: Settings, packed: Packed) -> str:
-    """Add a version, first its files and then its row; return what changed, empty if it was there.
-
-    Raises ContractMismatch if the database has another contract, InvalidInput if it has another of this version."""
+    """Add a version, first its files and then its row; return what changed, empty if it was there. Raises
+    ContractMismatch if the database has another contract, InvalidInput if it has another of this version."""
     version, registry = packed.version, Registry(settings.model.registry)
     place = {"name": version.name, "version": version.version}
     _check_fits(packed.contract, tables)
@@ -77,9 +75,7 @@ def add_version(tables: Session, settings: Settings, packed: Packed) -> str:
 
 def promote_version(tables: Session, settings: Settings, model: str, why: str) -> str:
     """Promote NAME@VERSION, as it is read from the registry now: checked, fit for the database, and tried. Return what
-    changed, empty if it is promoted.
-
-    Raises InvalidInput, ModelError, ContractMismatch, DatabaseError."""
+    changed, empty if it is promoted. Raises InvalidInput, ModelError, ContractMismatch, DatabaseError."""
     version = _version(tables.ask, model)
     _check_fits(Registry(settings.model.registry).load(version).codec.contract, tables)
     if [Version(**row) for row in tables.ask("promoted", "models")] == [version]:
@@ -94,9 +90,8 @@ def _check_fits(contract: Contract, tables: Session) -> None:
 
 
 def former(promotions: Sequence[str]) -> str:
-    """Return what served before the last of the promotions, the oldest first; one that went back counts as such.
-
-    Raises BdlabError if nothing did."""
+    """Return what served before the last of the promotions, the oldest first; one that went back counts as such. Raises
+    BdlabError if nothing did."""
     served: list[str] = []
     for model in promotions:
         if served[-2:-1] == [model]:

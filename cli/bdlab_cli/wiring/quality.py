@@ -37,7 +37,6 @@ def reading(layers: Layers, command: str, service: str = "verify") -> Iterator[t
 @contextmanager
 def labelled(layers: Layers, like: str | None, what: Mapping[str, Any]) -> Iterator[Labelled]:
     """Open what `bdlab train` reads of the store. The group is that of the card `like`, or of the database's contract.
-
     Raises BdlabError."""
     with reading(layers, "train") as (reader, _):
         contract = reader.contract()

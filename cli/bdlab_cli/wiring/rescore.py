@@ -28,17 +28,14 @@ from bdlab_cli.wiring.signals import stop_on_signal
 
 PLAN_EVERY_S = 3.0
 """How often what has arrived is planned."""
-
 _PAUSE_S, _TELL_S = 0.5, 0.2
 
 
 @dataclass
 class Rescoring:
-    """One run: a thread for each of `scores`, with ranges that `make` makes.
-
-    With `follow` it goes on with what arrives, until `stop` is set. Servers that are away are waited for, at the start
-    for at most `patience_s` seconds. `tell` is called several times a second with what is done, and the offsets that
-    were left at the beginning."""
+    """One run: a thread for each of `scores`, with ranges that `make` makes. With `follow` it goes on with what
+    arrives, until `stop` is set. Servers that are away are waited for, at the start for at most `patience_s` seconds.
+    `tell` is called several times a second with what is done, and the offsets that were left at the beginning."""
 
     make: Callable[[], Ranges]
     scores: Sequence[Score]

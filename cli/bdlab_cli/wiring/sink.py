@@ -27,7 +27,6 @@ from bdlab_cli.wiring.session import daemon_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
 log = structlog.get_logger()
-
 _ALIVE_WITHIN_S = 120.0
 _WAITED_FOR: tuple[type[BdlabError], ...] = (*AWAY, IdentityRefused, SchemaOutdated, TopicMissing)
 

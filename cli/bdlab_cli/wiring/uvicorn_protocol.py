@@ -25,10 +25,8 @@ REQUEST_BYTES = 32 << 20  # what all larger requests together may hold until the
 DRAIN_S, DRAIN_BYTES = 10.0, 64 << 20  # how long, and how much, a client may go on sending a body that was answered
 STALLED_S = 30.0  # how long a client may leave its answer unread
 LAST_S = 3.0  # how long a client may go on sending its request, or leave its answer unread, once the server stops
-
 MAX_CONNECTIONS = 2048
 _RESERVED_FILES = 128  # kept for the process itself: for Vault, the broker, PostgreSQL, and its logs
-
 log = structlog.get_logger()
 
 

@@ -35,7 +35,6 @@ from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
 from bdlab_cli.wiring.uvicorn_protocol import MAX_CONNECTIONS, BoundedProtocol, Bounds, max_connections
 
 log = structlog.get_logger()
-
 _OWN_LISTENERS = 8  # a worker's, beside the one that all share, which so gets few of the connections
 
 

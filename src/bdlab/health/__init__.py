@@ -16,7 +16,6 @@ from bdlab.errors import BdlabError
 
 T = TypeVar("T")
 State = Literal["healthy", "degraded", "unhealthy", "unknown"]
-
 #: From the best to the worst; `unknown`: the check could not be made.
 ORDER: tuple[State, ...] = ("healthy", "degraded", "unknown", "unhealthy")
 _TABLE = msgspec.json.decode(Path(__file__).with_name("checks.json").read_bytes(), type=dict[str, dict[str, str]])

@@ -20,7 +20,6 @@ from bdlab.settings import FIELDS, SHIPPED_MODEL, Layers, Settings, Values, twin
 from bdlab.values import near
 
 Gravity = Literal["critical", "warning", "notice"]
-
 #: Of the first set-up (.env.example), of compose, and of no option.
 _OTHER_VARIABLES = ("BDLAB_API_KEY", "BDLAB_KAFKA_HOME", "BDLAB_PUBLISH", "BDLAB_VAULT_TOKEN")
 _GRAVITY: Mapping[str, Gravity] = {"unhealthy": "critical", "degraded": "warning"}

@@ -29,12 +29,9 @@ from bdlab.probes import MEMORY_ONLY_ID, BrokerState
 from bdlab.retry import seconds_left, tries
 
 log = structlog.get_logger()
-
 TOPIC_MAX_MESSAGE_BYTES = 8 << 20
 """The topic's limit for a batch of messages, in bytes; well above the largest body that the API takes."""
-
 _ONE_BROKER_S = 2.0
-
 _T = TypeVar("_T")
 
 

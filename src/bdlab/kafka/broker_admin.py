@@ -21,7 +21,6 @@ _TIMEOUT_S = 15.0
 #: With any change of its settings, even to the value that they have, a broker looks whether the files of its
 #: certificates have changed. This setting is given the value that it has anyway.
 _RELOAD = "listener.name.internal.ssl.keystore.type", "PEM"
-
 #: The least that Kafka takes. The passwords are long and random, so that more would not help.
 _ITERATIONS = 4096
 _MECHANISMS = {"SCRAM-SHA-256": api.ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": api.ScramMechanism.SCRAM_SHA_512}

@@ -22,7 +22,6 @@ from bdlab.settings import KafkaSettings
 
 _K = TypeVar("_K")
 _T = TypeVar("_T")
-
 log = structlog.get_logger()
 
 
@@ -32,15 +31,11 @@ def _table(name: str) -> dict[str, Any]:
 
 CLIENTS = _table("clients")
 """What librdkafka is told of each kind of client, always the same."""
-
 LIBRDKAFKA = libversion()[0]
-
 RETRIABLE = {what: {getattr(KafkaError, code) for code in codes} for what, codes in _table("retriable").items()}
 """What is asked for -> the codes of errors after which it is asked for again."""
-
 #: Servers that have answered once: if they no longer do, their address is not the reason.
 _answered: set[str] = set()
-
 _MEANINGS: dict[int, tuple[type[BrokerError], str]] = {
     getattr(KafkaError, code): (getattr(errors, kind), meant["hint"])
     for kind, meant in _table("errors").items()

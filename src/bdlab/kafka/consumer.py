@@ -20,7 +20,6 @@ from bdlab.probes import MEMORY_ONLY_ID
 from bdlab.retry import Backoff, Outage
 
 log = structlog.get_logger()
-
 #: If the group has not assigned partitions after this many session time-outs, it is joined anew; then after
 #: twice as many each time, as the other members may still be storing what they have read.
 _FORMING_SESSIONS = 3.0

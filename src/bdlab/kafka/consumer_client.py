@@ -18,16 +18,12 @@ from bdlab.ledger import LogPartition, LogRange
 from bdlab.log_identity import ADVICE, CheckLog
 
 log = structlog.get_logger()
-
 MAX_POLL_BYTES = 64 << 20
 """`read()` stops at about this many bytes of values, so that a batch of huge ones fits into memory."""
-
 ASK_TIMEOUT_S = 5.0
 """How long one question to the broker may take while a consumer is at work."""
-
 #: A batch of records that cannot be unpacked; librdkafka reads it again without end.
 _UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._UNDERFLOW, KafkaError._NOT_IMPLEMENTED}
-
 StartPositions = Callable[[Sequence[Position]], Sequence[Position]]
 
 

@@ -28,7 +28,6 @@ from bdlab.ledger import LogPartition
 
 UNREADABLE_HEADERS = "bdlab-unreadable-headers"
 """Replaces the headers of a record if one of their names is not UTF-8."""
-
 _NO_ANSWER = {KafkaError._TIMED_OUT, KafkaError._DESTROY_BROKER}
 _NO_RECORD = {KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET}
 

@@ -18,11 +18,8 @@ from bdlab.kafka.producer_client import QUEUE_EVENTS, Done, PendingEvent, Produc
 from bdlab.retry import Backoff, Outage
 
 log = structlog.get_logger()
-
 _POLL_S = 0.01
-
 _Unsent = tuple[PendingEvent, bytes | None, bytes | None, Headers]
-
 _LONGEST_AGE_S = 30.0
 #: For how long a topic that was there may be missing: a broker with ZooKeeper knows of no topic when it has
 #: just started, and nobody has to create it.

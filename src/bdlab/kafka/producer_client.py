@@ -16,9 +16,7 @@ from bdlab.events import Headers, Position
 from bdlab.kafka.connection import CLIENTS, broker_error, client_config, copied, metadata_of, no_answer, partitions_of
 
 log = structlog.get_logger()
-
 Done = Callable[[Position | BrokerError], None]
-
 #: The most events that one client queues for the broker.
 QUEUE_EVENTS: int = CLIENTS["producer"]["queue.buffering.max.messages"]
 #: librdkafka's word for a partition that it finds by the key.

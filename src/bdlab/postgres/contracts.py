@@ -23,7 +23,6 @@ from bdlab.services import BDLAB, READERS_TOO, Deployment
 
 # A migration may rewrite a large table; another `migrate` may hold the lock for as long.
 _LIMITS = ConnectionLimits(statement_s=3600, lock_s=600, idle_in_transaction_s=60, silence_s=3700)
-
 _TYPES = {
     "string": "text",
     "number": "double precision",
@@ -76,17 +75,14 @@ def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...
     known = {one.version: one.checksum for one in migrations()}
     for version, (name, checksum, _) in applied.items():
         if known.get(version, checksum) != checksum:
-            raise SchemaOutdated(
-                f"migration {version:04d}_{name} in {server} is not the one that this version of bdlab ships",
-                hint="The database was migrated by another build. Use the build that migrated it.",
-            )
+            hint = "The database was migrated by another build. Use the build that migrated it."
+            why = f"migration {version:04d}_{name} in {server} is not the one that this version of bdlab ships"
+            raise SchemaOutdated(why, hint=hint)
     for (lacking,) in ask(
         cursor, sql["lacking_roles"], {"names": [deployment.in_sql(role.group) for role in READERS_TOO]}
     ):
-        raise DatabaseError(
-            f"the role {lacking}, which this version needs, is missing from {server}",
-            hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
-        )
+        hint = "Run `bdlab vault-init` first: it brings Vault's database roles up to date."
+        raise DatabaseError(f"the role {lacking}, which this version needs, is missing from {server}", hint=hint)
     missing = [one for one in migrations() if one.version not in applied]
     for one in missing:
         cursor.execute(deployment.in_sql(one.sql))
@@ -98,10 +94,8 @@ def check_schema(cursor: Cursor, server: str) -> None:
     """Raise SchemaOutdated unless this version of bdlab may run on the schema."""
     found, compatible_from = schema_version(cursor) or (0, 0)
     if found < expected_version():
-        raise SchemaOutdated(
-            f"the schema of {server} is at version {found}, and this bdlab needs {expected_version()}",
-            hint="Run `bdlab migrate`.",
-        )
+        why = f"the schema of {server} is at version {found}, and this bdlab needs {expected_version()}"
+        raise SchemaOutdated(why, hint="Run `bdlab migrate`.")
     if compatible_from > expected_version():
         raise _newer(found, server)
 
@@ -171,10 +165,8 @@ def _adopt(cursor: Cursor, wanted: Contract | None, deployment: Deployment) -> s
         try:
             _alter(cursor, statements, dropped, added)
         except pg.DuplicateColumn as error:
-            raise ContractMismatch(
-                f"{str(error).splitlines()[0]}, and no contract made it",
-                hint="Rename or drop that column, then run `bdlab migrate` again.",
-            ) from error
+            hint = "Rename or drop that column, then run `bdlab migrate` again."
+            raise ContractMismatch(f"{str(error).splitlines()[0]}, and no contract made it", hint=hint) from error
     cursor.execute(statements["record"], (contract.number, Json(contract.document)))
     names = ", ".join(field.column for field in added)
     return f"number {contract.number}" + (f", added {names}" if added else "")

@@ -30,13 +30,10 @@ from bdlab.services import BDLAB, Deployment
 
 #: A thousand reviews of 1 MiB each would take the API's memory; as JSON one can be six times as long.
 NEWEST_BYTES = 4 << 20
-
 #: The schema's version that has the table.
 _FEEDBACK_SINCE = 4
-
 #: Values of a selection, and what they are compared with.
 _PLAIN = {"since": ("stored_at", ">="), "until": ("stored_at", "<")} | {one: (one, "=") for one in ("model", "source")}
-
 #: How long closing waits for a query that is running.
 _ANSWER_S = 2.0
 

@@ -22,12 +22,9 @@ from bdlab.rescoring import Done, RescoredPartition, RescoredReport, Score, Wind
 RANGE_OFFSETS = 2000
 _ROWS, _FIRST_ROWS = 500, 20
 """The most rows that are scored at once, between two statements of a transaction, and how many are at first."""
-
 _ROWS_S = 5.0
 """How long scoring at once takes at most: of a slow model fewer rows are."""
-
 NOTHING = Window([], [], [], [])
-
 _LIMITS = ConnectionLimits(idle_in_transaction_s=60, silence_s=3600)
 """After a minute the server ends a transaction whose process is frozen or cut off, and its range is free."""
 

@@ -30,7 +30,6 @@ from bdlab.credentials import Connecting, DatabaseCredentials, DatabaseLogin
 from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, RowRejected, SettingsInvalid
 
 LIBPQ = ".".join(map(str, divmod(libpq_version(), 10_000)))
-
 #: Words of a server that did not answer, or accepts nobody now.
 _NO_REFUSAL: list[str] = tomllib.loads(Path(__file__).with_name("faults.toml").read_text("utf-8"))["no_refusal"]
 #: The first question after as many seconds of silence, the seconds between two, and how many go unanswered.
@@ -41,7 +40,6 @@ _NO_FILE = "/dev/null/none"
 _PINNED = {"gssencmode": "disable", "sslcertmode": "disable", "sslcrl": _NO_FILE}
 #: Between two new logins after logins that never worked: each is another user at the server, for an hour.
 _NEXT_LOGIN_S = 10.0
-
 _log = structlog.get_logger()
 
 

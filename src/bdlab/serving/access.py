@@ -19,7 +19,6 @@ MAX_CREDENTIAL_BYTES = 8 << 10
 Need = tuple[str, bool]  # the scope of a route, and whether a request without a key is refused
 NEED, CALLER = "need", "bdlab.caller"
 """The keys of a Need in a route's `opt`, without which it is open, and of the Caller in an admitted request's scope."""
-
 _GIVEN = "bdlab.credentials"
 _FORM = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _NO_HASH = hash_of("")
@@ -59,9 +58,8 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 def receive_credentials(scope: Any, send: Send) -> Send:
-    """Note what a request presents, and return the `send` that tells a limited caller its limit.
-
-    Another scheme of `Authorization` than Bearer is for somebody else, such as a proxy in front."""
+    """Note what a request presents, and return the `send` that tells a limited caller its limit. Another scheme of
+    `Authorization` than Bearer is for somebody else, such as a proxy in front."""
     given = []
     for name, value in scope["headers"]:
         if name == b"x-api-key" or (name == b"authorization" and value[:6].lower() == b"bearer"):
@@ -80,10 +78,9 @@ def receive_credentials(scope: Any, send: Send) -> Send:
 
 
 class Gate:
-    """Admits requests; `count_refusal` gets the reason of each that it refuses.
-
-    Who presents a key or token believes to be somebody: one that is not valid is refused also where none is required.
-    A key is looked up each time, so that it ends as soon as this process knows that it is revoked."""
+    """Admits requests; `count_refusal` gets the reason of each that it refuses. Who presents a key or token believes to
+    be somebody: one that is not valid is refused also where none is required. A key is looked up each time, so that it
+    ends as soon as this process knows that it is revoked."""
 
     def __init__(self, keys: ApiKeys, http: HttpSettings, count_refusal: Callable[[str], None]) -> None:
         """Raises SettingsInvalid for http.require_key or an issuer that are not valid."""

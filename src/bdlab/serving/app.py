@@ -37,10 +37,9 @@ class _App(Litestar):
 
 
 def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> ASGIApp:
-    """Return the API over open `parts`. `on_shutdown` is called after the last response.
-
-    If several workers share a Prometheus folder, the environment has to name it before this package is
-    imported. Raises SettingsInvalid for http.allowed_hosts, http.require_key or an issuer that are not valid."""
+    """Return the API over open `parts`. `on_shutdown` is called after the last response. If several workers share a
+    Prometheus folder, the environment has to name it before this package is imported. Raises SettingsInvalid for
+    http.allowed_hosts, http.require_key or an issuer that are not valid."""
     http, delivery_timeout_s = parts.settings.http, parts.settings.kafka.delivery_timeout_s
     metrics = Metrics(parts.model.scorer.name)
     parts.model.tell = metrics.serves

@@ -12,7 +12,6 @@ from bdlab.model import Scorer
 QUICK_CHARACTERS = 16_000  # scoring a text or decoding a body of that length takes a few ms: no thread is worth it
 THREADS = 2  # Python runs one at a time: with more of them the event loop would only wait longer
 MAX_MICRO_BATCH = 256
-
 T = TypeVar("T")
 
 

@@ -13,11 +13,10 @@ TICK_S = 0.05  # how often what gathers while requests are in progress is done f
 
 
 class InProgress:
-    """Counts the requests in progress, and refuses new ones once the shutdown has begun.
-
-    The HTTP server ends the application when it sees no connection any more, and still lets in a client whose
-    TLS handshake ends a moment later. While there are requests, one timer of the loop calls `ticks`; they
-    are called once more when the last request ends."""
+    """Counts the requests in progress, and refuses new ones once the shutdown has begun. The HTTP server ends the
+    application when it sees no connection any more, and still lets in a client whose TLS handshake ends a moment later.
+    While there are requests, one timer of the loop calls `ticks`; they are called once more when the last request
+    ends."""
 
     def __init__(self, *ticks: Callable[[], None]) -> None:
         self._ticks = ticks
@@ -64,10 +63,9 @@ class InProgress:
 
 
 class Deadlines:
-    """A context manager that ends its body with TimeoutError after `limit_s` seconds.
-
-    One timer keeps the limits of all tasks: a timer for each would take more time than the rest.
-    `expire` has to be called now and then. For one event loop; a task may be in the context once at a time."""
+    """A context manager that ends its body with TimeoutError after `limit_s` seconds. One timer keeps the limits of all
+    tasks: a timer for each would take more time than the rest. `expire` has to be called now and then. For one event
+    loop; a task may be in the context once at a time."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s

@@ -108,9 +108,8 @@ class Metrics:
         self._model = model
 
     def flush(self) -> None:
-        """Add what was counted to the metrics, which takes longer than counting: workers share them in files.
-
-        To be called once the requests in progress have ended, and now and then while there are some."""
+        """Add what was counted to the metrics, which takes longer than counting: workers share them in files. To be
+        called once the requests in progress have ended, and now and then while there are some."""
         answered, self._answered = self._answered, {}
         for labels, count in answered.items():
             self._child(self.of["requests"], labels).inc(count)

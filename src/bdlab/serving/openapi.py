@@ -23,12 +23,9 @@ from bdlab.serving.requests import MAX_KEY_LENGTH, QUERY, SOURCE_HEADER, SOURCES
 
 _TEXTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("routes.toml").read_text("utf-8"))
 _ASSETS = Path(__file__).with_name("swagger_ui")
-
 DIRECT = "direct"  # the key of a route's `opt` with its direct endpoint
 Endpoint = Callable[[Any, Receive], Awaitable[bytes]]
 """Takes the scope and `receive` of a request; returns the JSON of its 200. Raises Problem or BdlabError."""
-
-
 _PROBLEM = spec.Reference(ref=f"#/components/schemas/{ProblemDetails.__name__}")
 _RETRY_AFTER = spec.OpenAPIHeader(
     schema=spec.Schema(type=spec.OpenAPIType.INTEGER, minimum=1), description="Seconds to wait; only with a problem."
@@ -50,9 +47,8 @@ def describe(
     direct: Endpoint | None = None,
     contract: Contract | None = None,
 ) -> dict[str, Any]:
-    """Return the keyword arguments of a route with the parameters in `query`, and its documentation from routes.toml.
-
-    A status route has its answer, `state`, also with 503. `need` is the key that it needs, and `direct` answers without
+    """Return the keyword arguments of a route with the parameters in `query`, and its documentation from routes.toml. A
+    status route has its answer, `state`, also with 503. `need` is the key that it needs, and `direct` answers without
     the framework. `contract` has the words of a route that publishes."""
     texts = dict(_TEXTS[path])
     # A JSON schema goes into the document as it is.

@@ -16,15 +16,12 @@ from bdlab.inputs import InputInvalid
 from bdlab.serving.responses import encode_json, json_messages, json_response
 
 log = structlog.get_logger()
-
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 2
 _SEE_LOG = "The server's log has the reason."
-
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 #: Status, title and error code (RFC 6750, 3) of each refusal of a key or token.
 REFUSALS: dict[str, tuple[int, str, str]] = _TABLE["refusals"]
-
 _UNAVAILABLE = {
     BrokerError: "not-acknowledged",
     DatabaseError: "database-away",

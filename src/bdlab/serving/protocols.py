@@ -16,10 +16,8 @@ from bdlab.settings import Settings
 
 class Publisher(Protocol):
     def publish(self, event: Event, origin: Origin = UNKNOWN) -> Awaitable[Position]:
-        """Publish the event; what is awaited is its position once the broker has acknowledged it.
-
-        The call or the wait raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another
-        BrokerError."""
+        """Publish the event; what is awaited is its position once the broker has acknowledged it. The call or the wait
+        raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another BrokerError."""
 
 
 class StoredPredictions(Protocol):
@@ -34,10 +32,9 @@ class StoredPredictions(Protocol):
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """The open parts that the API works with; the caller closes them.
-
-    `log_published` logs an acknowledged prediction by its id, position and trace id. Its line may be written later, by
-    `flush_log`, which returns how many could not be written."""
+    """The open parts that the API works with; the caller closes them. `log_published` logs an acknowledged prediction
+    by its id, position and trace id. Its line may be written later, by `flush_log`, which returns how many could not be
+    written."""
 
     settings: Settings
     model: Running

@@ -10,11 +10,9 @@ from bdlab.errors import BrokerError
 from bdlab.events import UNKNOWN, Event, Origin, Position
 
 _BUSY_S, _IDLE_S = 0.001, 0.05  # between two looks for acknowledgements while some are awaited, and while none is
-
 #: Seconds beyond the delivery time-out for which a failure counts. A server that gets no requests because
 #: it is not ready has to become ready again by itself.
 LINGER_S = 10.0
-
 _Result = Position | BrokerError
 
 
@@ -29,10 +27,9 @@ class EventProducer(Protocol):
 
 
 class AsyncPublisher:
-    """Publishes through an open `producer`, from the event loop in which it is constructed, and polls it.
-
-    A timer polls: a thread would have to wake the loop for each acknowledgement, and they would take the
-    interpreter's lock from each other."""
+    """Publishes through an open `producer`, from the event loop in which it is constructed, and polls it. A timer
+    polls: a thread would have to wake the loop for each acknowledgement, and they would take the interpreter's lock
+    from each other."""
 
     def __init__(self, producer: EventProducer) -> None:
         self._producer = producer
@@ -42,10 +39,9 @@ class AsyncPublisher:
         self._poll_idle()
 
     def publish(self, event: Event, origin: Origin = UNKNOWN) -> asyncio.Future[Position]:
-        """Publish one event; the future has its position once it is acknowledged.
-
-        Raises BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge if that is known at once. The
-        future raises these or NotAcknowledged, at the latest after `kafka.delivery_timeout_s`."""
+        """Publish one event; the future has its position once it is acknowledged. Raises BrokerUnavailable,
+        BrokerRefused, TopicMissing or EventTooLarge if that is known at once. The future raises these or
+        NotAcknowledged, at the latest after `kafka.delivery_timeout_s`."""
         future: asyncio.Future[Position] = self._loop.create_future()
         self._producer.publish(event, partial(_settle, future), origin)
         if not self._busy:
@@ -78,9 +74,8 @@ def _settle(future: asyncio.Future[Position], result: _Result) -> None:
 
 
 class DeliveryHealth:
-    """Remembers the last delivery, for the event loop only.
-
-    Nothing else shows that too few replicas are in sync: such a broker answers probes and takes no event."""
+    """Remembers the last delivery, for the event loop only. Nothing else shows that too few replicas are in sync: such
+    a broker answers probes and takes no event."""
 
     def __init__(self, *, delivery_timeout_s: float) -> None:
         self._fresh_s = delivery_timeout_s + LINGER_S

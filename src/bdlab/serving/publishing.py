@@ -31,7 +31,6 @@ from bdlab.serving.response_buffer import ResponseBuffer
 from bdlab.serving.responses import BatchItem, encode_json, json_response
 
 log = structlog.get_logger()
-
 _GRACE_S = 5.0  # beyond the delivery time-out, which the publisher keeps by itself, until a client gets an error
 _PUBLISH_CHUNK = 50  # events of a batch that are published before the event loop serves other requests
 

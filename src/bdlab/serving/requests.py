@@ -18,10 +18,8 @@ from bdlab.serving.problems import Problem, invalid_parameter
 MAX_KEY_LENGTH = 255  # the most characters of an Idempotency-Key
 BODY_TIMEOUT_S = 30.0  # the longest that a client may take to send its body
 _RARE = frozenset((b"content-encoding", b"idempotency-key", b"traceparent", b"bdlab-source"))
-
 SOURCE_HEADER = "Bdlab-Source"
 SOURCES = ("drill", "demo")  # its values, for requests that no user made
-
 QUERY = "query"  # the key of a route's `opt` with the struct of its parameters: its `request.state.query`
 
 
@@ -54,9 +52,8 @@ def read_query(request: Request[Any, Any, Any]) -> None:
 
 
 class RequestHeaders(Origin, frozen=True, kw_only=True):
-    """The headers that a prediction depends on; empty if they were not sent.
-
-    `length` is the Content-Length in bytes, -1 for a chunked body. An empty `source` is the API's own."""
+    """The headers that a prediction depends on; empty if they were not sent. `length` is the Content-Length in bytes,
+    -1 for a chunked body. An empty `source` is the API's own."""
 
     length: int
     idempotency_key: str

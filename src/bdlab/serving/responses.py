@@ -12,11 +12,10 @@ from bdlab.events import EventCodec, PredictionEvent, Score, Term
 
 
 class Answers:
-    """Makes the answers, structs of `kind`, with the acknowledged predictions of a contract.
-
-    They have its outputs, and what has moved the prediction most (`explanation`); `created_at` is UTC.
-    `known_terms` is the share of the input's different words that the model knows, null if the model does not
-    report it; `warning` is the reason why the prediction is not reliable, null if there is none."""
+    """Makes the answers, structs of `kind`, with the acknowledged predictions of a contract. They have its outputs, and
+    what has moved the prediction most (`explanation`); `created_at` is UTC. `known_terms` is the share of the input's
+    different words that the model knows, null if the model does not report it; `warning` is the reason why the
+    prediction is not reliable, null if there is none."""
 
     def __init__(self, codec: EventCodec) -> None:
         outputs = get_type_hints(codec.score)
@@ -43,10 +42,8 @@ class Answers:
 
 
 class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The result of one input of a batch that was not acknowledged as a whole.
-
-    `not acknowledged`: it may be on the topic; `invalid`: it is not on the topic. An acknowledged one has a
-    `result`, the others have `why`."""
+    """The result of one input of a batch that was not acknowledged as a whole. `not acknowledged`: it may be on the
+    topic; `invalid`: it is not on the topic. An acknowledged one has a `result`, the others have `why`."""
 
     index: int
     id: UUID

@@ -15,16 +15,14 @@ from bdlab.model.registry import Registry, Version
 from bdlab.serving.batching import AsyncScorer
 
 log = structlog.get_logger()
-
 _SWITCH_S = 0.001  # while a model is loaded: how long its thread keeps the others, which answer, waiting
 _AGAIN_S = 60.0  # when a version that was refused is tried again: its registry may have been away, or mended
 
 
 class Running:
-    """Holds what new predictions are scored with; those that began with a model end with it.
-
-    `problem` says why the promoted version was not taken, and `unfit` why predictions of this model could not be
-    stored. Both are empty if nothing is wrong."""
+    """Holds what new predictions are scored with; those that began with a model end with it. `problem` says why the
+    promoted version was not taken, and `unfit` why predictions of this model could not be stored. Both are empty if
+    nothing is wrong."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.problem = self.unfit = ""
@@ -52,7 +50,6 @@ class Promotions:
 
     def start(self, version: Version | None) -> Running:
         """Load what is promoted, the shipped model if nothing is. If it is refused, load what served here before.
-
         Raises ModelError."""
         self._known, before = version, version
         try:

@@ -26,7 +26,6 @@ QUERY_TIMEOUT_S = 15.0
 CONCURRENT_QUERIES = 4  # they share one connection, so that more of them would only wait
 # RFC 9562, section 4. `UUID()` also takes other notations.
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
 T = TypeVar("T")
 
 

@@ -18,7 +18,6 @@ from bdlab.serving.problems import Problem
 from bdlab.settings import HttpSettings
 
 log = structlog.get_logger()
-
 #: Of public keys alone: what a provider publishes is never good for signing, and no token is good unsigned.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 CLOCK_SKEW_S = 30.0
@@ -40,9 +39,8 @@ class Tokens:
         self._problem = ""
 
     async def caller(self, token: str) -> Caller:
-        """Return whom a token names: `jwt:` and its subject, with the scopes of its claim `scope`.
-
-        Raises Problem: a refusal, or 503 if its key is not known and the provider does not answer."""
+        """Return whom a token names: `jwt:` and its subject, with the scopes of its claim `scope`. Raises Problem: a
+        refusal, or 503 if its key is not known and the provider does not answer."""
         digest = hashlib.sha256(token.encode()).digest()
         caller, until = self._seen.get(digest, (None, 0.0))
         if caller is not None and time.time() < until:

@@ -9,7 +9,6 @@ from bdlab.ledger import Accepted, DeadLetter, Entry
 
 MAX_TRANSACTION_BYTES = 8 << 20
 """The most bytes of values in one transaction, so that huge values do not fill the memory."""
-
 _REASON_CHARACTERS = 500
 
 

@@ -13,7 +13,6 @@ from bdlab.sink.loop import Sink
 from bdlab.sink.metrics import SinkMetrics
 
 log = structlog.get_logger()
-
 _EVERY_S = 5.0
 
 

@@ -24,14 +24,10 @@ from bdlab.tracing import Spans
 
 #: Worth a retry with the same batch: a server is away, or the credentials have to be replaced.
 _RETRIABLE = (errors.DatabaseUnavailable, errors.VaultUnavailable)
-
 _LONGEST_PAUSE_S = 2.0
-
 _READ_CONTRACT_EVERY_S = 1.0
-
 _IDS_IN_LOG = 10
 _LETTERS_IN_LOG = 5
-
 log = structlog.get_logger()
 
 
@@ -124,17 +120,14 @@ class Sink:
                 if not (reasons := self._reasons(source)):
                     break
                 told = "; ".join(f"partition {number}: {reason}" for number, reason in sorted(reasons.items()))
-                raise errors.OffsetOutOfRange(
-                    f"not all of the topic could be stored: {told}",
-                    hint="`bdlab verify` shows what is stored; docs/accounting.md says how to go on.",
-                )
+                hint = "`bdlab verify` shows what is stored; docs/accounting.md says how to go on."
+                raise errors.OffsetOutOfRange(f"not all of the topic could be stored: {told}", hint=hint)
             elif until_idle and source.problem is not None and time.monotonic() - answered > patience_s:
                 raise source.problem
             elif until_idle and time.monotonic() - given > patience_s:
-                raise errors.BrokerUnavailable(
-                    f"the group gave this consumer no partition for {patience_s:g} s: others have them all",
-                    hint="`bdlab verify --wait 60` says when they have stored everything.",
-                )
+                hint = "`bdlab verify --wait 60` says when they have stored everything."
+                why = f"the group gave this consumer no partition for {patience_s:g} s: others have them all"
+                raise errors.BrokerUnavailable(why, hint=hint)
         return total
 
     def _read_contract(self, source: EventSource) -> None:

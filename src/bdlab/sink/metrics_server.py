@@ -41,10 +41,8 @@ class MetricsServer:
                 self.port, self.host, self.registry, self.cert_file or None, self.key_file or None
             )
         except OSError as error:
-            raise BdlabError(
-                f"the metrics port {self.host}:{self.port} cannot be opened: {error.strerror or error}",
-                hint="Choose another one with --metrics-port, or 0 for any free one.",
-            ) from error
+            why = f"the metrics port {self.host}:{self.port} cannot be opened: {error.strerror or error}"
+            raise BdlabError(why, hint="Choose another one with --metrics-port, or 0 for any free one.") from error
         self._metrics = make_wsgi_app(self.registry)
         self._server.RequestHandlerClass = _Handler
         self._server.set_app(self._respond)

@@ -34,7 +34,6 @@ from bdlab.stack.folder import DataFolder
 from bdlab.stack.servers.openbao import OpenBao
 
 _FORMAT = 1
-
 _write = partial(replace_file, mode=0o600)
 
 

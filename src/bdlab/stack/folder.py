@@ -211,7 +211,6 @@ def running_folders() -> Iterator[DataFolder]:
 
 
 _EXPORTS: Mapping[str, str] = tomllib.loads(Path(__file__).with_name("exports.toml").read_text("utf-8"))
-
 EXPORTED = tuple(_EXPORTS)
 """The names of the variables that `exports` may set."""
 

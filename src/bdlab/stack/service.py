@@ -16,7 +16,6 @@ from bdlab.stack.servers.process import ManagedProcess, Process, describe_exit
 from bdlab.stack.tls import TlsFolder, get
 
 COMMAND_TIMEOUT_S = 120.0
-
 #: Variables of the shell that would point the stack's services at other servers, or give one service the
 #: options of another.
 _FOREIGN_PREFIXES = ("BDLAB_", "VAULT_", "BAO_", "POSTGRES_", "PG")

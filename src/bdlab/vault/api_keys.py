@@ -21,7 +21,6 @@ _FOLDER, _CHANGES = "api-keys", "_changes"
 #: The versions that Vault keeps by default; and how many known keys are read again with each look, as somebody may
 #: have changed one by other means.
 _KEPT, _READ_AGAIN = 10, 5
-
 _log = structlog.get_logger()
 
 

@@ -23,7 +23,6 @@ from bdlab.settings import ProxyUrl, Secret, VaultSettings
 from bdlab.vault.responses import TABLE, UNAVAILABLE, Health, Token, error_text, refusal
 
 Method = Literal["get", "post", "put", "delete", "list"]
-
 _LOOKUP_SELF = "auth/token/lookup-self"
 _NOBODY = Secret("")
 

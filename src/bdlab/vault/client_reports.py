@@ -25,7 +25,6 @@ from bdlab.vault.identity import Identity
 from bdlab.vault.logins import Ttl
 
 _FOLDER = "processes"
-
 _log = structlog.get_logger()
 
 

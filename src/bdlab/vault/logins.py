@@ -25,9 +25,7 @@ ADDRESS_FIELDS = {
     "postgres": ("host", "port", "dbname", "sslmode"),
     "kafka": ("bootstrap_servers", "security_protocol", "sasl_mechanism"),
 }
-
 _Answer = TypeVar("_Answer")
-
 _log = structlog.get_logger()
 
 

@@ -11,10 +11,8 @@ from bdlab.errors import BdlabError
 from bdlab.settings import Secret
 
 _Error = TypeVar("_Error", bound=BdlabError)
-
 TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 _ADVICE: dict[str, str] = TABLE["advice"]
-
 #: HTTP status: the state of Vault that it stands for, and what to do.
 UNAVAILABLE = {int(status): (state, _ADVICE.get(name, "")) for status, (state, name) in TABLE["unavailable"].items()}
 

@@ -38,9 +38,7 @@ _TOKEN, _DATABASE, _KAFKA, _FORMER = "token", "database login", "Kafka login", "
 _REVOKE_S = 2.0
 #: How long a former token is kept after it was replaced, so that its database login can be replaced too.
 _MOVE_S = 30.0
-
 _T = TypeVar("_T")
-
 _log = structlog.get_logger()
 
 

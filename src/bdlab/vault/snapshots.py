@@ -13,7 +13,6 @@ from bdlab.vault.client import VaultClient
 
 _PATH = "sys/storage/raft/snapshot"
 _TIMEOUT_S = 120.0
-
 _log = structlog.get_logger()
 
 

@@ -19,12 +19,9 @@ from bdlab.stack.servers import binaries
 
 #: Names the folder of another distribution than the one in the cache.
 KAFKA_HOME = "BDLAB_KAFKA_HOME"
-
 #: What log4j is told, whatever the distribution's own file says: everything to standard output.
 LOGGING = Path(__file__).with_name("log4j2.yaml")
-
 _JVM = binaries.options("jvm.options")
-
 Progress = Callable[[int, int], None]
 """Called with the bytes that are in place, and the bytes in all."""
 

@@ -25,9 +25,7 @@ from bdlab.stack.servers.server import Broker
 from bdlab.stack.tls import temporary_certificates
 
 _FORMAT_TIMEOUT_S, _AOT_TIMEOUT_S = 60.0, 120.0
-
 CLIENT, INTERNAL, CONTROLLER = "CLIENT", "INTERNAL", "CONTROLLER"
-
 Properties = dict[str, str]
 
 

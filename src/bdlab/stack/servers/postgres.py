@@ -23,7 +23,6 @@ from bdlab.stack.tls import TlsFolder, TlsServer
 _NOBODY = 65534
 #: In a user namespace of its own the server sees itself as user 1000; outside, the files stay root's.
 _NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
-
 #: Containers may forbid new namespaces. Then it runs as the user nobody.
 _NOBODY_COMMAND = ("setpriv", *binaries.options("setpriv.options"), "--")
 #: The longest path of a Unix socket, without the name of the socket in its folder.

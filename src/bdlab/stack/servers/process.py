@@ -24,7 +24,6 @@ from bdlab.retry import tries
 
 _KILL_WAIT_S = 5.0
 _POLL_S = 0.02
-
 log = structlog.get_logger()
 
 

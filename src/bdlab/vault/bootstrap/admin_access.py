@@ -30,7 +30,6 @@ from bdlab.vault.identity import Identity
 from bdlab.vault.responses import refusal
 
 ROOT_POLICY = "root"
-
 _log = structlog.get_logger()
 
 

@@ -26,7 +26,6 @@ _SQL: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_te
 _NEXT_TRANSACTION = ("COMMIT", "BEGIN")
 _PLUGIN = "postgresql-database-plugin"
 _GROUPS = {role.name: role.group for role in DATABASE_ROLES}
-
 _log = structlog.get_logger()
 
 

@@ -22,19 +22,15 @@ from bdlab.vault.logins import ADDRESS_FIELDS
 from bdlab.vault.responses import refusal
 
 T = TypeVar("T")
-
 StepOutcome = Literal["done", "unchanged", "would do"]
-
 _REQUIRED = ("POSTGRES_USER", "POSTGRES_PASSWORD", "BDLAB_POSTGRES_HOST", "BDLAB_KAFKA_BOOTSTRAP_SERVERS")
 _ADDRESSES = tuple(f"BDLAB_{section}_{field}".upper() for section, fields in ADDRESS_FIELDS.items() for field in fields)
 _CA_FILES = ("POSTGRES_CA_FILE", "BDLAB_POSTGRES_CA_FILE", "BDLAB_KAFKA_CA_FILE")
 _OTHERS = ("BDLAB_KAFKA_USERNAME", "BDLAB_KAFKA_PASSWORD", "BDLAB_SECRET_ID_CIDRS", "BDLAB_TOKEN_PERIOD")
 _LEASES = ("BDLAB_LEASE_TTL", "BDLAB_LEASE_MAX_TTL")
 NAMES = frozenset((*_REQUIRED, *_ADDRESSES, *_CA_FILES, *_OTHERS, *_LEASES))
-
 #: Instead of a file's name: Vault signs the servers' certificates itself.
 _BY_VAULT = "vault"
-
 _SEE = "See .env.example, where every name is explained."
 
 

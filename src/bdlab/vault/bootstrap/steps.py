@@ -29,7 +29,6 @@ from bdlab.vault.responses import refusal
 
 _LOOKUP_SELF = "auth/token/lookup-self"
 _DATABASE, _BROKER = "database/credentials", "kafka/credentials"
-
 NAMESPACE = "namespace"
 
 

@@ -18,7 +18,6 @@ from bdlab.vault.session import VaultSession
 
 What = Literal["database", "kafka", "approle"]
 RotationOutcome = Literal["rotated", "finished", "unchanged", "incomplete", "would rotate", "would finish"]
-
 #: The detail of a rotation that was not begun any more.
 STOPPED = "asked to stop before it began"
 
