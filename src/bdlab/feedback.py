@@ -58,7 +58,17 @@ class FeedbackCodec(Codec[FeedbackEvent]):
     def __init__(self, contract: Contract) -> None:
         self.given, event = feedback_types(contract, Feedback, FeedbackEvent, schema_version=SCHEMA_VERSION)
         super().__init__(contract, event, contract.truths)
-        self.form = _form(contract)
+        first, *others = (replace(field, name=field.column) for field in contract.truths)
+        newest = "When it was known, if not now; the newest of a prediction counts."
+        fields = (
+            _own("prediction_id", "uuid", "The id of the prediction.", examples=(_EXAMPLE,)),
+            replace(first, examples=(shortest(first),)),
+            *others,
+            _own("source", "word", "Who knows it, in a word.", nullable=True, default=None),
+            _own("created_at", "date-time", newest, nullable=True, default=None),
+        )
+        columns = tuple(field.column for field in fields)
+        self.form = Contract(noun=NOUN, inputs=fields, outputs=contract.outputs, columns=columns, document={})
         self._make = Copier(event, self.given, but=("source", "created_at"))
 
     def make(self, event_id: UUID, given: Feedback, *, source: str) -> FeedbackEvent:
@@ -68,18 +78,5 @@ class FeedbackCodec(Codec[FeedbackEvent]):
         return self._make(given, id=event_id, timestamp=now, **told)
 
 
-def _form(contract: Contract) -> Contract:
-    def own(name: str, kind: Kind, description: str, **more: Any) -> Field:
-        return Field(name=name, column=name, kind=kind, description=description, **more)
-
-    first, *others = (replace(field, name=field.column) for field in contract.truths)
-    newest = "When it was known, if not now; the newest of a prediction counts."
-    fields = (
-        own("prediction_id", "uuid", "The id of the prediction.", examples=(_EXAMPLE,)),
-        replace(first, examples=(shortest(first),)),
-        *others,
-        own("source", "word", "Who knows it, in a word.", nullable=True, default=None),
-        own("created_at", "date-time", newest, nullable=True, default=None),
-    )
-    columns = tuple(field.column for field in fields)
-    return Contract(noun=NOUN, inputs=fields, outputs=contract.outputs, columns=columns, document={})
+def _own(name: str, kind: Kind, description: str, **more: Any) -> Field:
+    return Field(name=name, column=name, kind=kind, description=description, **more)

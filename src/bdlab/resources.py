@@ -7,11 +7,10 @@ from pathlib import Path
 from bdlab.errors import BdlabError
 
 _PACKAGE = Path(__file__).resolve().parent
-_CHECKOUT = _PACKAGE.parents[1]
 
 
 def _folder(packaged: str, in_checkout: str) -> Path:
-    for folder in (_PACKAGE / packaged, _CHECKOUT / in_checkout):
+    for folder in (_PACKAGE / packaged, _PACKAGE.parents[1] / in_checkout):
         if folder.is_dir():
             return folder
     raise BdlabError(

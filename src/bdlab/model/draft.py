@@ -269,31 +269,21 @@ def inspect(path: str, sample: Path | None = None, *, delimiter: str = ",") -> R
     except BdlabError as error:
         if contract is None and isinstance(error, ModelNotFound):
             raise
-        return Report(contract=contract, findings=(_finding(error),))
-    rows, findings = 0, []
-    if sample is not None:
-        found = read_rows(sample, contract, delimiter)
-        findings = list(islice(_problems(model, found), MOST_FINDINGS))
-        rows = sum(isinstance(row, Row) for row in found)
-    return Report(model=model.name, contract=contract, rows=rows, findings=tuple(findings))
-
-
-def _problems(model: Scorer, rows: list[Row | BadRow]) -> Iterator[Finding]:
-    valid = []
-    for row in rows:
-        if isinstance(row, BadRow):
-            yield Finding(str(row), "Mend the row, or the contract if it is right.")
-        else:
-            valid.append(row)
+        return Report(contract=contract, findings=(Finding(error.message, error.hint),))
+    found = [] if sample is None else read_rows(sample, contract, delimiter)
+    valid = [row for row in found if isinstance(row, Row)]
+    why = "Mend the row, or the contract if it is right."
+    findings = [Finding(str(row), why) for row in found if isinstance(row, BadRow)]
     try:
         model.score_many([row.given for row in valid])
     except ModelError:
-        for row in valid:
-            try:
-                model.score(row.given)
-            except ModelError as error:
-                yield _finding(error, f"line {row.line}: ")
+        findings += islice(_failures(model, valid), MOST_FINDINGS)
+    return Report(model=model.name, contract=contract, rows=len(valid), findings=tuple(findings[:MOST_FINDINGS]))
 
 
-def _finding(error: BdlabError, where: str = "") -> Finding:
-    return Finding(where + error.message, error.hint)
+def _failures(model: Scorer, rows: list[Row]) -> Iterator[Finding]:
+    for row in rows:
+        try:
+            model.score(row.given)
+        except ModelError as error:
+            yield Finding(f"line {row.line}: {error.message}", error.hint)

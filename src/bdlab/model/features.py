@@ -63,7 +63,6 @@ class Corpus(NamedTuple):
     sample: Mapping[int, Example]
 
     def count_products(self) -> int:
-        """Return the number of products that are reviewed."""
         return int(self.products.max()) + 1
 
 

@@ -27,7 +27,6 @@ _TYPES: dict[str, tuple[Any, tuple[str, ...]]] = {
 _FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)")
 _LABELS = (_TEXT, "tensor(int64)", "tensor(int32)", "tensor(bool)")
 _SHAPES = "docs/model.md says which inputs and outputs of ONNX models can be served; export the model so."
-Feed = Callable[[Sequence[Input]], dict[str, Any]]
 
 
 def session_of(content: bytes, *, source: str) -> Any:
@@ -103,7 +102,7 @@ def _kinds(outputs: Sequence[Any]) -> tuple[list[str], list[str], list[str]]:
     return maps, numbers, labels
 
 
-def _feed(inputs: Sequence[Any], fields: Sequence[Field], source: str) -> Feed:
+def _feed(inputs: Sequence[Any], fields: Sequence[Field], source: str) -> Callable[[Sequence[Input]], dict[str, Any]]:
     """Return what makes the arguments of a session: a matrix of all fields, or an array by name."""
     by_name = {name: [field] for field in fields for name in (field.column, field.name)}
     if len(inputs) == 1 and (len(fields) > 1 or inputs[0].name not in by_name):

@@ -62,7 +62,6 @@ def refit(
     """Fit a clone of an estimator on all of `stored`, which memory has to hold; write it as skops to the folder `out`,
     and return its card. Raises InvalidInput, ModelError."""
     check_title(name, version)
-
     contract, source, file = stored.contract, like.card.title, f"{name}.skops"
     codec, known = codec_of(contract), {class_name(each): each for each in getattr(like.estimator, "classes_", ())}
     inputs, truths, groups = [], list[Any](), []
