@@ -3,14 +3,14 @@
 import difflib
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-from bdlab.contract import Contract
+from bdlab.contract import Contract, Field
 from bdlab.errors import InvalidInput
 from bdlab.events import Input
 from bdlab.inputs.body import InputInvalid, Validator
-from bdlab.inputs.tables import argument_of, input_of
+from bdlab.inputs.tables import cell_of, input_of
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import no_line
 
@@ -65,7 +65,12 @@ def from_arguments(validator: Validator, arguments: Sequence[str], summary: str 
         near = difflib.get_close_matches(odd.partition("=")[0].lower(), known, n=1)
         meant = f"; is {known[near[0]]!r} meant?" if near else ""
         refuse(f"{odd[:_SHOWN]!r} begins with no name of a field of {contract.one}{meant}")
-    return input_of(validator, texts, [(name, name, argument_of(fields[name])) for name in texts])
+
+    def reader(field: Field) -> Callable[[str], Any]:  # as of a cell, but a text may be empty, and `null` is null
+        read = str if field.is_text else cell_of(field)
+        return lambda text: None if field.nullable and text == "null" else read(text)
+
+    return input_of(validator, texts, [(name, name, reader(fields[name])) for name in texts])
 
 
 def _from_standard_input(contract: Contract, limit: int) -> str:

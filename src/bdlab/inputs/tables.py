@@ -86,13 +86,6 @@ def cell_of(field: Field) -> Callable[[str], Any]:
     return read
 
 
-def argument_of(field: Field) -> Callable[[str], Any]:
-    """Return what makes the field's JSON value of an argument: as a cell, but a text may be empty, and
-    ``null`` is null if the field may be that."""
-    read = str if field.is_text else cell_of(field)
-    return lambda text: None if field.nullable and text == "null" else read(text)
-
-
 def input_of(validator: Validator, texts: Any, places: Iterable[tuple[str, Any, Callable[[str], Any]]]) -> Input:
     """Return the input whose values are in `texts`. `places` has the name of each field, its text's place in `texts`,
     and what makes a value of it. Raises InputInvalid with every field that is wrong."""

@@ -15,7 +15,7 @@ import msgspec
 from bdlab.contract import Contract, column_name, parse_contract
 from bdlab.contract.fields import CONFIDENCE, PREDICTION
 from bdlab.errors import BdlabError, InvalidInput, ModelError, ModelNotFound
-from bdlab.events import Score, Scorer, codec_of
+from bdlab.events import Scorer, codec_of
 from bdlab.inputs import Validator
 from bdlab.inputs.body import parses
 from bdlab.inputs.files import BadRow, InputFile, Row
@@ -124,7 +124,10 @@ def draft_card(
     card = scorer.Card(name=name, version=version, files=files, contract=document, profile=profile, libraries=libraries)
     copied = {} if folder.resolve() == file.parent.resolve() else {file.name: content}
     scorer.write_files(folder, {**copied, path.name: scorer.encode_card(card)})
-    return Draft(str(path), card, tried, _summary(scores))
+    found = [score.prediction for score in scores]
+    counts = dict(Counter(found).most_common()) if isinstance(found[0], str) else {}
+    told = {"classes": counts} if counts else {"lowest": min(found), "highest": max(found)}
+    return Draft(str(path), card, tried, {"rows": len(found), **told})
 
 
 def _tries(sample: Path, traits: Traits, target: str, delimiter: str, *, bounds: bool) -> Iterator[list[Guess]]:
@@ -234,13 +237,6 @@ def _output(classes: Sequence[str] | None) -> dict[str, Any]:
         confidence = {"type": "number", "minimum": 0, "maximum": 1}
         fields = {PREDICTION: {"enum": list(classes)}, CONFIDENCE: confidence}
     return {"type": "object", "properties": fields}
-
-
-def _summary(scores: Sequence[Score]) -> dict[str, Any]:
-    found = [score.prediction for score in scores]
-    if isinstance(found[0], str):
-        return {"rows": len(found), "classes": dict(Counter(found).most_common())}
-    return {"rows": len(found), "lowest": min(found), "highest": max(found)}
 
 
 class Finding(msgspec.Struct, frozen=True):
