@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 from bdlab.contract import Contract, check_evolution, check_fits, column_name, parse_contract, review_contract
 from bdlab.errors import ContractInvalid, ContractMismatch, EventTooNew
 from bdlab.events import CONTRACT_HEADER, EventCodec, Position, Record, encode, headers
+from bdlab.inputs import Validator
 from tests.random_contracts import anything
 
 AT = Position("cluster", "predictions", 0, 0)
@@ -237,3 +238,12 @@ def test_any_json_is_a_contract_or_is_refused(found: Any) -> None:
     for tried in (found, document(lambda fields: fields.update(x=found)), {"input": found, "output": found}):
         with contextlib.suppress(ContractInvalid):  # any other error is a defect
             assert parse_contract(tried).number >= 1
+
+
+def test_a_number_and_an_integer_may_have_equal_bounds() -> None:
+    integer: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 9}
+    bounds = {"a": {"type": "number", "minimum": 0.0, "maximum": 9.0}, "b": integer}
+    inputs = {"type": "object", "required": ["a", "b"], "properties": bounds}
+    output = {"type": "object", "properties": {"prediction": {"type": "number"}}}
+    codec = EventCodec(parse_contract({"input": inputs, "output": output}))
+    assert Validator(codec.contract).decode(b'{"a": 0.5, "b": 9}').b == 9

@@ -163,7 +163,9 @@ def type_of(field: Field) -> Any:
     """Return the type that msgspec checks a value against; its bounds are the field's."""
     limits = Meta(ge=field.bounds[0], le=field.bounds[1])  # which leave out what is no finite number
     text = Annotated[str, Meta(min_length=field.min_length or None, max_length=field.max_length)]
-    kinds: dict[str, Any] = {"string": text, "integer": Annotated[int, limits], "number": Annotated[float, limits]}
+    # Not both: `typing` would give the bounds 0.0 of a number to an integer with 0, which equals it.
+    number: Any = Annotated[int, limits] if field.kind == "integer" else Annotated[float, limits]
+    kinds: dict[str, Any] = {"string": text, "integer": number, "number": number}
     kinds |= {"date-time": MOMENT, "boolean": bool, "uuid": UUID, "word": SOURCE, "object": dict[str, float]}
     kind: Any = Literal[field.choices] if field.choices else kinds[field.kind]
     return kind | None if field.nullable else kind
