@@ -48,9 +48,12 @@ def http_url(text: str) -> SplitResult:
 
 
 def moment(text: str) -> datetime:
-    """Return the moment of an ISO 8601 date or time, in UTC if it names no zone. Raises ValueError."""
+    """Return the moment of an ISO 8601 date or time, of UTC if it names no zone, in UTC. Raises ValueError."""
     found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    try:  # PostgreSQL takes no offset of 16 hours or more
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError("it is not within the years 1 to 9999 in UTC") from error
 
 
 def duration(text: str) -> timedelta:

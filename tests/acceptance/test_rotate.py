@@ -55,7 +55,7 @@ def test_a_drill_rotates_everything_and_no_request_fails(pipeline: Pipeline, url
     (kafka,) = (one for one in found["rotations"] if one["what"] == "kafka")
     assert kafka["outcome"] == "unchanged"
     assert "nothing to rotate: the broker asks for no user (PLAINTEXT)" in kafka["detail"]
-    renewed = {("approle", name): outcomes.pop(("approle", name)) for name in ("migrate", "backup", "api-key")}
+    renewed = {("approle", name): outcomes.pop(("approle", name)) for name in ("migrate", "backup", "api-key", "model")}
     assert set(renewed.values()) == {"unchanged"}
     assert {outcome for (what, _), outcome in outcomes.items() if what != "kafka"} == {"rotated"}
     assert {service for what, service in outcomes if what == "approle"} == set(SERVICES) - set(NOT_ROTATED)

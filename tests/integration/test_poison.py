@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from psycopg2 import sql
 from uuid_utils.compat import uuid7
 
 from bdlab.contract import Contract, column_name, example_of, parse_contract, review_contract
@@ -200,8 +201,13 @@ class Slate:
         self.reader._rows = None
         _codecs.clear()
         with self._wiping.transaction() as cursor:
-            columns = [field.column for field in read_contract(cursor)]
-            cursor.execute("DELETE FROM predictions; DELETE FROM sink_offsets")
+            contract = read_contract(cursor)
+            columns = [field.column for field in contract]
+            cursor.execute("DELETE FROM predictions; DELETE FROM sink_offsets; DROP VIEW quality")
+            for table in ("feedback", "rescored"):
+                drop, outputs = sql.SQL("DROP COLUMN IF EXISTS {}"), contract.outputs
+                drops = sql.SQL(", ").join(drop.format(sql.Identifier(one.column)) for one in outputs)
+                cursor.execute(sql.SQL("ALTER TABLE {} {}").format(sql.Identifier(table), drops))
             _alter(cursor, queries("contracts"), columns, list(review_contract()))
         self._columns = before + len(columns) + 7
         if self._columns >= _MOST_COLUMNS:

@@ -80,7 +80,7 @@ class World:
         for row in rows:
             self.offset += 1
             fixed = {"explanation": [], "model": model, "created_at": NOW, "source": None, "stored_at": NOW}
-            place = {"log_id": 1, "partition": 0, "offset": self.offset}
+            place = {"log_id": 9_999, "partition": 0, "offset": self.offset}
             made.append({"id": str(uuid7()), **row, **fixed, **place, **more})
         self.insert("predictions", made)
         return [row["id"] for row in made]
@@ -90,7 +90,7 @@ class World:
         made = []
         for each, truth in zip(ids, truths, strict=True):
             self.offset += 1
-            place = {"log_id": 1, "partition": 0, "offset": self.offset}
+            place = {"log_id": 9_999, "partition": 0, "offset": self.offset}
             moment = NOW + timedelta(seconds=after_s)
             one = {"id": str(uuid7()), "prediction_id": each, "source": "test", "created_at": moment, "stored_at": NOW}
             made.append({**one, **place, "prediction": truth})
@@ -327,7 +327,7 @@ def stored(pipeline: Pipeline) -> Iterator[World]:
     world.database.execute("INSERT INTO model_promotions (name, version) VALUES ('cli', '1')")
     yield world
     for table in ("model_promotions", "model_versions", "rescored", "feedback", "predictions"):
-        key = "name = 'cli'" if table.startswith("model") else "log_id = 1 AND created_at >= %s"
+        key = "name = 'cli'" if table.startswith("model") else "log_id = 9999 AND created_at >= %s"
         rest = "model LIKE 'cli@%%'" if table in {"rescored", "predictions"} else key
         world.database.execute(f"DELETE FROM {table} WHERE {rest}", [NOW])  # noqa: S608
 

@@ -123,9 +123,10 @@ class Api:
             except (DatabaseError, VaultError):
                 self._compared.set()
             except BdlabError as error:
-                if not self.model.unfit:
-                    log.error("not ready: the model does not fit the database", problem=error.message, hint=error.hint)
+                new = not self.model.unfit
                 self._refusal, self.model.unfit = error, error.message
+                if new:
+                    log.error("not ready: the model does not fit the database", problem=error.message, hint=error.hint)
                 self._compared.set()
         self._compared.set()
         while self._promotions and not stop.wait(poll_s):
