@@ -61,10 +61,14 @@ class PageCursor(NamedTuple):
         """Return what `encode` made a text of. Raises InvalidParameter."""
         try:
             stored, created, raw = _PLACE.unpack(base64.b64decode(f"{text}=", "-_", validate=True))
-            stored_at, created_at = (_EPOCH + timedelta(microseconds=each) for each in (stored, created))
-            return cls(stored_at, created_at, UUID(bytes=raw))
-        except (ValueError, struct.error, OverflowError) as error:
+        except (ValueError, struct.error) as error:
             raise InvalidParameter("cursor", "is none that a page has given") from error
+        # One that no page has given, and that looks like one, is a place as well.
+        low, high = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999
+        stored_at, created_at = (
+            _EPOCH + timedelta(microseconds=min(max(low, each), high)) for each in (stored, created)
+        )
+        return cls(stored_at, created_at, UUID(bytes=raw))
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,13 +99,15 @@ class Parameters:
         whence = Meta(description="Where they came from: `real` is any but drills and demonstrations, `all` is any.")
         since = Meta(tz=True, description="Stored at this moment or later, by `stored_at`; UTC if it names no zone.")
         until = Meta(tz=True, description="Stored before this moment.")
+        model, storable = "Predicted by NAME@VERSION, or any version of NAME.", {"pattern": r"^[^\u0000]*$"}
+        whither, place = "Where the page begins: `Link` of a page has it.", {"pattern": "^[A-Za-z0-9_-]{43}$"}
         fields: list[Any] = [
             ("limit", Annotated[int, many], 10),
             ("source", Annotated[Source, whence], "real"),
             ("since", Annotated[datetime, since], UNSET),
             ("until", Annotated[datetime, until], UNSET),
-            ("model", Annotated[str, Meta(description="Predicted by NAME@VERSION, or any version of NAME.")], UNSET),
-            ("cursor", Annotated[str, Meta(description="Where the page begins: `Link` of a page has it.")], UNSET),
+            ("model", Annotated[str, Meta(description=model, extra_json_schema=storable)], UNSET),
+            ("cursor", Annotated[str, Meta(description=whither, extra_json_schema=place)], UNSET),
         ]
         taken = {name for name, *_ in fields}
         self._conditions: dict[str, tuple[str, Any]] = {}
@@ -109,6 +115,7 @@ class Parameters:
             name = f"{field.column}{'_' * (field.column in taken)}"  # an output may be named as one of the others
             kind = Literal[field.choices] if field.choices else _KINDS.get(field.kind)
             bounds: dict[str, Any] = {"ge": field.minimum, "le": field.maximum, "tz": kind is datetime or None}
+            bounds["extra_json_schema"] = storable if kind is str else None
             limits = {key: bound for key, bound in bounds.items() if bound is not None}
             ends = {">=": ".min", "<=": ".max"} if kind in (int, float, datetime) else {"=": ""} if kind else {}
             for operator, end in ends.items():
@@ -124,7 +131,7 @@ class Parameters:
         where = [Condition(*self._conditions[name], value) for name, value in values.items() if value is not UNSET]
         del given["limit"]
         cursor = given.pop("cursor", None)
-        return Selection(**given, where=tuple(where), after=cursor and PageCursor.decode(cursor))
+        return Selection(**given, where=tuple(where), after=None if cursor is None else PageCursor.decode(cursor))
 
     def where(self, conditions: Sequence[str]) -> tuple[Condition, ...]:
         """Return conditions written as FIELD=VALUE, FIELD>=VALUE or FIELD<=VALUE. Raises InvalidInput."""
