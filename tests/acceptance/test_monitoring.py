@@ -82,6 +82,7 @@ def _check_queries(client: httpx.Client, api: httpx.Client) -> None:
     recorded = {rule["record"] for rule in RECORDED}
     inputs = {name for alert in ALERTS for name in (*NAME.findall(alert["expr"]), *_up(alert["expr"]))}
     missing = panel_queries | recorded | inputs
+    missing = {name for name in missing if not name.startswith("bdlab_quality_")}  # of a file that no server has
 
     def all_found() -> bool:
         assert api.post("/predict", json={"text": "good"}).is_success
