@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -219,6 +219,13 @@ class Layers(msgspec.Struct, frozen=True):
             hint = "The README's table of settings lists every setting with its type and default."
             place = self.origins(vault).get(field, "the settings")
             raise SettingsInvalid(f"setting {field or '?'} from {place}: {reason}", hint=hint) from None
+
+    def impatient(self) -> "Layers":
+        """Return the layers with short time-outs, for one who looks at servers that may hang."""
+        now, given = self.settings(), cast("dict[str, Any]", self.command_line)
+        vault = {**given.get("vault", {}), "timeout_s": min(2.0, now.vault.timeout_s)}
+        postgres = {**given.get("postgres", {}), "connect_timeout_s": min(2.0, now.postgres.connect_timeout_s)}
+        return msgspec.structs.replace(self, command_line={**given, "vault": vault, "postgres": postgres})
 
     def _values(self, vault: Values | None) -> Iterator[tuple[str, str, Any, str]]:
         """Yield section, name, value, and the place in its layer, of each setting, the layers from the lowest."""

@@ -22,7 +22,7 @@ from bdlab.model.scorer import Card, File
 from bdlab.postgres.quality import QualityReader, asked
 from bdlab.profile import Profile, profile_of
 from bdlab.settings import Settings
-from bdlab_cli.wiring.quality import compare, judge
+from bdlab.wiring.quality import compare, judge
 from tests.fix_database import Database, admin_login, adopt
 from tests.fix_pipeline import Pipeline
 from tests.json_results import as_documented

@@ -16,7 +16,7 @@ from bdlab.health.findings import Facts, Finding, Share, by_gravity, masked, of_
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES
 from bdlab.settings import Settings
 from bdlab.vault.logins import Ttl
-from bdlab_cli.wiring.doctor import of_log
+from bdlab.wiring.doctor import of_log
 
 WORDS = json.loads(Path(findings.__file__).with_suffix(".json").read_text("utf-8"))
 

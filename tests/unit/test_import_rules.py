@@ -43,7 +43,7 @@ def _broken(tree: Path) -> str:
 
 def _copy(tmp_path: Path) -> Path:
     shutil.copy2(ROOT / "pyproject.toml", tmp_path)
-    for folder in ("src", "cli"):
+    for folder in ("src", "cli", "console"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
@@ -94,8 +94,8 @@ def test_no_command_imports_another(tmp_path: Path) -> None:
 def test_what_is_shown_knows_nothing_of_what_is_run(tmp_path: Path) -> None:
     tree = _copy(tmp_path)
     with (tree / "cli/bdlab_cli/output/health.py").open("a", encoding="utf-8") as file:
-        file.write("\nfrom bdlab_cli.wiring import checks\n")
-    assert re.search(r"bdlab_cli\.output\.health -> bdlab_cli\.wiring\.checks", _broken(tree))
+        file.write("\nfrom bdlab_cli.wiring import samples\n")
+    assert re.search(r"bdlab_cli\.output\.health -> bdlab_cli\.wiring\.samples", _broken(tree))
 
 
 def test_a_module_of_the_command_line_that_is_new_has_to_be_given_its_place(tmp_path: Path) -> None:

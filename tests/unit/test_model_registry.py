@@ -27,7 +27,7 @@ from bdlab.model.terms import Field, TermTable, decode, encode
 from bdlab.resources import models_dir
 from bdlab.serving.running import Promotions
 from bdlab.settings import ModelSettings, Settings
-from bdlab_cli.wiring.models import former
+from bdlab.wiring.models import former
 from tests.fix_registry import TERMS, version_card
 
 CARD = "reviews.card.json"

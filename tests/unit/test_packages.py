@@ -74,7 +74,8 @@ def test_the_wheel_has_what_runs_without_a_checkout(built: dict[str, dict[str, b
 
 def test_the_wheel_has_no_code_for_tests(built: dict[str, dict[str, bytes]]) -> None:
     wheel = built["wheel"]
-    assert {name.partition("/")[0] for name in wheel if ".dist-info/" not in name} == {"bdlab", "bdlab_cli"}
+    top = {name.partition("/")[0] for name in wheel if ".dist-info/" not in name}
+    assert top == {"bdlab", "bdlab_cli", "bdlab_console"}
     only_tests = (b"import pytest", b"class ZooKeeper", b"class KafkaCluster", b"class MemoryStore")
     own = [name for name in wheel if name.endswith(".py")]
     assert own

@@ -30,11 +30,12 @@ def compare(
     is worse. That is if the whole 95 % interval of B's error less A's is above --tolerance. B is not worse if none of
     it is; in between, and with fewer than 30 right answers, it is undecided, and the exit code is 0."""
     from bdlab.postgres.quality import asked
+    from bdlab.wiring import quality
     from bdlab_cli.output.quality import show_comparison
-    from bdlab_cli.wiring import quality
+    from bdlab_cli.wiring.stored import reading
 
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
-    with quality.reading(layers, "compare") as (reader, _):
+    with reading(layers, "compare") as (reader, _):
         what = asked(since, until, source)
         found = quality.compare(reader, (a, b), what, sliced=slice or (), tolerance=tolerance, worst=worst)
     terminal.echo_json(found) if json else show_comparison(found)

@@ -18,8 +18,8 @@ def doctor(
     It takes 4 to 15 s, also if servers are away. Its output has no secret and no text of a user, so that it may be
     published, though names of hosts and folders. Exit code 0: nothing is critical; 10: something is."""
     from bdlab.stack import DataFolder
+    from bdlab.wiring.doctor import examine
     from bdlab_cli.output.findings import show_diagnosis
-    from bdlab_cli.wiring.doctor import examine
     from bdlab_cli.wiring.session import load_settings
 
     layers = load_settings(quiet=True, daemon=True)

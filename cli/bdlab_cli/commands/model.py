@@ -90,7 +90,8 @@ def add(
     Takes term tables, ONNX and skops with known types: what is promoted must not run code where it is loaded. A version
     never changes."""
     from bdlab.model.registry import pack
-    from bdlab_cli.wiring.models import add_version, open_models
+    from bdlab.wiring.models import add_version
+    from bdlab_cli.wiring.stored import open_models
 
     packed = pack(card)
     with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (tables, settings):
@@ -102,7 +103,7 @@ def add(
 def list_versions(*, json: bool = False, startup_timeout: StartupTimeout = None) -> None:
     """List the versions in the registry, and what share of the last minute's stored predictions each has made."""
     from bdlab_cli.output.models import show_versions
-    from bdlab_cli.wiring.models import open_models
+    from bdlab_cli.wiring.stored import open_models
 
     with open_models({"startup_timeout_s": startup_timeout}) as (tables, _):
         found = tables.ask("versions", "models")
@@ -112,8 +113,9 @@ def list_versions(*, json: bool = False, startup_timeout: StartupTimeout = None)
 @app.command()
 def show(model: Named, *, json: bool = False, startup_timeout: StartupTimeout = None) -> None:
     """Show a version: its card with the figures of its training, who added it, and when it was promoted."""
+    from bdlab.wiring.models import version_row
     from bdlab_cli.output.models import show_version
-    from bdlab_cli.wiring.models import open_models, version_row
+    from bdlab_cli.wiring.stored import open_models
 
     with open_models({"startup_timeout_s": startup_timeout}) as (tables, _):
         found = version_row(tables.ask, model)
@@ -137,12 +139,14 @@ def promote(
 
     Before that it is read from the registry, checked, and tried here. With --if-better it is compared with the version
     that serves: exit code 10 if it is worse, and 1 if feedback does not tell, as `bdlab compare` says."""
-    from bdlab_cli.wiring.models import open_models, promote_version
-    from bdlab_cli.wiring.quality import refuse_worse
+    from bdlab.wiring.models import promote_version
+    from bdlab.wiring.quality import refuse_worse
+    from bdlab_cli.wiring.stored import open_models, reading
 
     given = {"model": {"registry": registry}, "startup_timeout_s": startup_timeout}
     if if_better:
-        refuse_worse(load_settings(given, quiet=True), model, tolerance)
+        with reading(load_settings(given, quiet=True), "model", service="model") as (reader, _):
+            refuse_worse(reader, model, tolerance)
     elif tolerance:
         raise InvalidInput("--tolerance is that of --if-better, which is not given")
     with open_models(given) as (tables, settings):
@@ -155,7 +159,8 @@ def rollback(
     *, why: str = "", registry: Registry = None, json: bool = False, startup_timeout: StartupTimeout = None
 ) -> None:
     """Promote what served before the version that serves now; once more goes back further."""
-    from bdlab_cli.wiring.models import former, open_models, promote_version
+    from bdlab.wiring.models import former, promote_version
+    from bdlab_cli.wiring.stored import open_models
 
     with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (tables, settings):
         model = former([each["model"] for each in tables.ask("promotions", "models")])

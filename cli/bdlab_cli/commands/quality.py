@@ -34,8 +34,9 @@ def quality(
     too few rows, no feedback, or no profile in the card. Neither is judged by fewer than --min-rows."""
     from bdlab.postgres.quality import asked
     from bdlab.quality import report_of
+    from bdlab.wiring.quality import judge
     from bdlab_cli.output.quality import show, write_gauges
-    from bdlab_cli.wiring.quality import judge, reading
+    from bdlab_cli.wiring.stored import reading
 
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     what = asked(since or moment("7d"), until, source, model=model or None, rescored=rescored)

@@ -23,8 +23,8 @@ def status(
 
     Exit code 0: all is healthy, or degraded and working; 10: something is unhealthy; 1: something could not
     be checked, and nothing else is unhealthy."""
+    from bdlab.wiring.checks import Checker, chosen
     from bdlab_cli.output.health import EXIT_CODES, follow
-    from bdlab_cli.wiring.checks import Checker, chosen
 
     layers = load_settings(quiet=True)
     wanted = chosen(check or (), layers.settings().sink)

@@ -11,7 +11,7 @@ from bdlab_cli.options import StartupTimeout, moment
 from bdlab_cli.output import terminal
 from bdlab_cli.output.dead_letters import escaped, place
 from bdlab_cli.output.progress import line
-from bdlab_cli.wiring.session import load_settings
+from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
 
@@ -26,11 +26,15 @@ def trace(
     """Show what became of a prediction: each hop from its request to its row, with its moment.
 
     Exit code 0: it is stored, a duplicate, a dead letter, or on the topic; 10: it is none of these."""
-    from bdlab_cli.wiring import hops
+    from bdlab.wiring import hops
 
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
-    with stop_on_signal() as stop, line(lambda: f"Looking on the topic for {look:g} s at most"):
-        found = hops.trace(layers, stop, what, since=since or moment("24h"), look_s=look)
+    with (
+        stop_on_signal() as stop,
+        open_session(layers, stop, service="verify", database=True) as session,
+        line(lambda: f"Looking on the topic for {look:g} s at most"),
+    ):
+        found = hops.trace(session, stop, what, since=since or moment("24h"), look_s=look)
     for one in found:
         terminal.echo_json(one) if json else _show(one)
     if found[0].outcome in {"pruned", "never seen"}:

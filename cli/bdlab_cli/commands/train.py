@@ -50,7 +50,7 @@ def train(
         stored = None
         if from_store:
             from bdlab.postgres.quality import asked
-            from bdlab_cli.wiring.quality import labelled
+            from bdlab_cli.wiring.stored import labelled
 
             stored = stack.enter_context(labelled(layers, like, asked(since, until, source)))
         name, version = name or training.NAME, model_version or training.VERSION

@@ -1,16 +1,13 @@
 """Findings and settings, as `bdlab doctor` and `bdlab config` show them."""
 
-import re
 from collections.abc import Sequence
-from operator import attrgetter
-from typing import Any
 
 import msgspec
 from rich.table import Column, Table
 from rich.text import Text
 
-from bdlab.health.findings import Diagnosis, Finding
-from bdlab.settings import FIELDS, Layers, ProxyUrl, Values
+from bdlab.health.findings import Diagnosis, Finding, of_layers
+from bdlab.settings import Layers, Values
 from bdlab_cli.output import terminal
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "notice": "cyan"}
@@ -28,21 +25,6 @@ def show(found: Sequence[Finding], *, as_json: bool) -> None:
             terminal.echo(f"  {each.hint}")
     if not found:
         terminal.echo("Nothing was found to be wrong.")
-
-
-def of_layers(layers: Layers, vault: Values) -> list[dict[str, Any]]:
-    """Return each setting as JSON has it: name, value, and the layer that it is `from`. No secret is in it."""
-    settings, origins = layers.settings(vault), layers.origins(vault)
-    return [
-        {"name": name, "value": _shown(attrgetter(name)(settings)), "from": origins.get(name, "default")}
-        for name in FIELDS
-    ]
-
-
-def _shown(value: Any) -> int | float | str:
-    if isinstance(value, int | float):
-        return value
-    return "" if value == ProxyUrl("") else re.sub("//[^/@]*@", "//***@", str(value))  # a proxy's URL is a secret
 
 
 def show_settings(layers: Layers, vault: Values, problem: str, *, as_json: bool) -> None:

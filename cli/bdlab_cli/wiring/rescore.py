@@ -21,8 +21,8 @@ from bdlab.postgres.rescores import Ranges
 from bdlab.rescoring import Done, Rescored, Score, Window, scoring
 from bdlab.retry import AWAY, Backoff, Outage, wait_for
 from bdlab.settings import Layers
+from bdlab.wiring.models import load_version
 from bdlab_cli.output.progress import no_line, progress_bar
-from bdlab_cli.wiring.models import load_version
 from bdlab_cli.wiring.session import open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 

@@ -12,10 +12,11 @@ from bdlab.model import load_contract
 from bdlab.model.registry import path_of
 from bdlab.settings import Layers, Secret
 from bdlab.vault.rotation import Rotation
+from bdlab.wiring.accounting import account
+from bdlab.wiring.checks import own_ca_file, own_url
 from bdlab_cli.output.rotations import progress
-from bdlab_cli.wiring.accounting import account
-from bdlab_cli.wiring.checks import own_ca_file, own_url
 from bdlab_cli.wiring.samples import samples_of
+from bdlab_cli.wiring.session import open_session
 
 
 class Drill(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,4 +50,5 @@ def run_drill(
         stop.wait(max(2.0, seconds - (time.monotonic() - began)))
         report = load.stop()
     progress("verifying every offset; the consumer may take 60 s to catch up")
-    return Drill(rotations=done, load=report, verified=account(layers, stop, wait_s=60.0).verified)
+    with open_session(layers, stop, service="verify", database=True) as session:
+        return Drill(rotations=done, load=report, verified=account(session, stop, wait_s=60.0).verified)

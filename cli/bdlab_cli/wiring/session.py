@@ -8,10 +8,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import msgspec
 
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import line
@@ -74,21 +72,13 @@ def daemon_session(layers: Layers, service: str) -> VaultSession:
     return VaultSession(layers, service=service, database_role=role, daemon=True)
 
 
-def impatient(layers: Layers) -> Layers:
-    """Return the layers with short time-outs, for a command that looks at servers that may hang."""
-    now, given = layers.settings(), cast("dict[str, Any]", layers.command_line)
-    vault = {**given.get("vault", {}), "timeout_s": min(2.0, now.vault.timeout_s)}
-    postgres = {**given.get("postgres", {}), "connect_timeout_s": min(2.0, now.postgres.connect_timeout_s)}
-    return msgspec.structs.replace(layers, command_line={**given, "vault": vault, "postgres": postgres})
-
-
 def vault_layer(layers: Layers) -> tuple[Values, str]:
     """Return Vault's layer of the settings; or an empty one and why it cannot be read, within 5 s."""
     from bdlab.health import CachedProbe, at_once
     from bdlab.vault.session import VaultSession
 
     def read() -> tuple[Values, str]:
-        session = VaultSession(impatient(layers), service="status", database_role=None, kafka=False, daemon=False)
+        session = VaultSession(layers.impatient(), service="status", database_role=None, kafka=False, daemon=False)
         with closing(session):
             session.open(0)
             return session.layer(), ""

@@ -16,7 +16,7 @@ from bdlab.access import required_scopes
 from bdlab.errors import BdlabError, SettingsInvalid
 from bdlab.health import CheckResult
 from bdlab.hosts import is_this_machine
-from bdlab.settings import FIELDS, SHIPPED_MODEL, Layers, Settings, Values, twin
+from bdlab.settings import FIELDS, SHIPPED_MODEL, Layers, ProxyUrl, Settings, Values, twin
 from bdlab.values import near
 
 Gravity = Literal["critical", "warning", "notice"]
@@ -175,3 +175,18 @@ def of_settings(settings: Settings, *, lease_s: float | None = None) -> Iterator
     }
     values = msgspec.structs.asdict(settings) | {"lease_s": lease_s}
     return (worded(name, **values) for name, applies in rules.items() if applies)
+
+
+def of_layers(layers: Layers, vault: Values) -> list[dict[str, Any]]:
+    """Return each setting as JSON has it: name, value, and the layer that it is `from`. No secret is in it."""
+    settings, origins = layers.settings(vault), layers.origins(vault)
+    return [
+        {"name": name, "value": _shown(attrgetter(name)(settings)), "from": origins.get(name, "default")}
+        for name in FIELDS
+    ]
+
+
+def _shown(value: Any) -> int | float | str:
+    if isinstance(value, int | float):
+        return value
+    return "" if value == ProxyUrl("") else re.sub("//[^/@]*@", "//***@", str(value))  # a proxy's URL is a secret

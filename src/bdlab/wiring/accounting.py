@@ -1,4 +1,4 @@
-"""The accounting of both topics over the real servers: for `bdlab verify`, and after a drill."""
+"""The accounting of both topics over the real servers: for `bdlab verify`, the console, and after a drill."""
 
 import threading
 from contextlib import suppress
@@ -11,20 +11,16 @@ from bdlab.errors import TopicMissing
 from bdlab.kafka.admin import Admin
 from bdlab.ledger import LogRange
 from bdlab.log_identity import ReadRecords
-from bdlab.postgres import rescores
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.session import ConnectionLimits
-from bdlab.rescoring import RescoredReport
-from bdlab.settings import Layers
+from bdlab.vault.session import VaultSession
 from bdlab.verification import Report
-from bdlab_cli.wiring.session import open_session
 
 
-def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int = 20) -> Report:
-    """Account for every offset of both topics, as the service `verify`. Raises BdlabError."""
+def account(session: VaultSession, stop: threading.Event, *, wait_s: float, limit: int = 20) -> Report:
+    """Account for every offset of both topics. Raises BdlabError."""
     limits = ConnectionLimits(statement_s=1800, silence_s=3600)  # counting a large table takes long
     with (
-        open_session(layers, stop, service="verify", database=True) as session,
         Admin(session, client_id="bdlab-verify") as predictions,
         Admin(FeedbackTopic(session), client_id="bdlab-verify-feedback") as feedback,
         Reader(session, application_name="bdlab verify", limits=limits) as reader,
@@ -43,9 +39,3 @@ def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int 
         report = verification.verify(ranges, reader, wait_s=wait_s, limit=limit, read_records=read, stop=stop)
         ((unknown,),) = reader.rows("unknown_feedback")
         return msgspec.structs.replace(report, unknown_feedback=unknown)
-
-
-def account_rescored(layers: Layers, model: str, *, limit: int) -> RescoredReport:
-    """Account for the scores of a model that `bdlab rescore` has stored. Raises BdlabError."""
-    with open_session(layers, service="verify", database=True, kafka=False) as session:
-        return rescores.account(session, model, limit=limit)

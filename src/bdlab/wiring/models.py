@@ -3,8 +3,8 @@
 import os
 import pwd
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,19 +17,8 @@ from bdlab.postgres.contracts import read_contract
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.session import Session
 from bdlab.settings import Settings
-from bdlab_cli.wiring.session import load_settings, open_session
 
 Ask = Callable[..., list[dict[str, Any]]]
-
-
-@contextmanager
-def open_models(command_line: Mapping[str, Any]) -> Iterator[tuple[Session, Settings]]:
-    """Open the tables as the service `model`. Raises BdlabError."""
-    with (
-        open_session(load_settings(command_line, quiet=True), service="model", database=True, kafka=False) as session,
-        Session(session, application_name="bdlab model") as tables,
-    ):
-        yield tables, session.settings()
 
 
 def version_row(ask: Ask, model: str) -> dict[str, Any]:
@@ -73,14 +62,15 @@ def add_version(tables: Session, settings: Settings, packed: Packed) -> str:
     return f"added to {registry.address}"
 
 
-def promote_version(tables: Session, settings: Settings, model: str, why: str) -> str:
-    """Promote NAME@VERSION, as it is read from the registry now: checked, fit for the database, and tried. Return what
-    changed, empty if it is promoted. Raises InvalidInput, ModelError, ContractMismatch, DatabaseError."""
+def promote_version(tables: Session, settings: Settings, model: str, why: str, by: str = "") -> str:
+    """Promote NAME@VERSION, as it is read from the registry now: checked, fit for the database, and tried; `by` is this
+    process unless it is given. Return what changed, empty if it is promoted. Raises InvalidInput, ModelError,
+    ContractMismatch, DatabaseError."""
     version = _version(tables.ask, model)
     _check_fits(Registry(settings.model.registry).load(version).codec.contract, tables)
     if [Version(**row) for row in tables.ask("promoted", "models")] == [version]:
         return ""
-    tables.ask("promote", "models", name=version.name, version=version.version, why=why, by=who())
+    tables.ask("promote", "models", name=version.name, version=version.version, why=why, by=by or who())
     return "promoted"
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bdlab.postgres.reader import Reader
     from bdlab.vault.session import VaultSession
 
-SERVICE = "status"
 _DEFAULT = ("vault", "kafka", "feedback", "postgres", "log", "model", "api", "certificates")
 
 
@@ -43,17 +42,24 @@ class Checker(ExitStack):
     """Makes the checks named in `wanted`, as often as asked; logs in if they need it, and out at the end."""
 
     def __init__(
-        self, layers: Layers, wanted: Sequence[str], *, api_url: str | None, broker_timeout_s: float = 5.0
+        self,
+        layers: Layers,
+        wanted: Sequence[str],
+        *,
+        api_url: str | None,
+        broker_timeout_s: float = 5.0,
+        service: str = "status",
     ) -> None:
         super().__init__()
+        self._service, self._client = service, f"bdlab-{service}"
         self._settings = layers.settings()
         self._wanted, self._broker_timeout_s = wanted, broker_timeout_s
         self._groups = [group for group, names in CHECKS.items() if any(name in wanted for name in names)]
         self.api_url = (api_url or own_url(self._settings.http)).rstrip("/")
         http_url(self.api_url)  # refused here once, not by each check
         # A login of its own for the database, so that the broker is checked even if the database is down.
-        self.kafka = _Login(layers, None)
-        self.database = _Login(layers, self._settings.deployment.database_role(SERVICE))
+        self.kafka = _Login(layers, service, None)
+        self.database = _Login(layers, service, self._settings.deployment.database_role(service))
         self._lock = threading.Lock()
         self._brokers: dict[bool, Admin] = {}
         self.callback(self.kafka.close)
@@ -65,7 +71,7 @@ class Checker(ExitStack):
 
         with self._lock:
             if (known := self._brokers.get(of_feedback)) is None:
-                session, name = self.kafka.opened, "bdlab-status-feedback" if of_feedback else "bdlab-status"
+                session, name = self.kafka.opened, f"{self._client}{'-feedback' if of_feedback else ''}"
                 credentials = FeedbackTopic(session) if of_feedback else session
                 known = Admin(credentials, client_id=name, timeout_s=self._broker_timeout_s)
                 self._brokers[of_feedback] = known
@@ -84,7 +90,7 @@ class Checker(ExitStack):
 
     def _check_vault(self) -> tuple[CheckResult, ...]:
         refusal = self.kafka.problem  # waits for the login, which the state tells of
-        policy = self._settings.deployment.own(SERVICE)
+        policy = self._settings.deployment.own(self._service)
         return checks.vault_checks(self.kafka.session.state(), service=policy, refusal=refusal)
 
     def _check_kafka(self) -> tuple[CheckResult, ...]:
@@ -103,7 +109,7 @@ class Checker(ExitStack):
         from bdlab.postgres.reader import Reader
 
         try:
-            with Reader(self.database.opened, application_name="bdlab-status") as reader:
+            with Reader(self.database.opened, application_name=self._client) as reader:
                 found = [self._log_of(self.admin(), reader)]
                 with suppress(TopicMissing):  # which another check says
                     found.append(self._log_of(self.admin(of_feedback=True), reader))
@@ -128,7 +134,7 @@ class Checker(ExitStack):
             if state.problem:
                 return checks.database_checks(state, lease_ttl_s=None)
             return unknown("postgres", f"no login from Vault: {problem.message}", problem.hint)
-        with Reader(self.database.session, application_name="bdlab-status") as reader:
+        with Reader(self.database.session, application_name=self._client) as reader:
             state = reader.state(deployment=self._settings.deployment)
         return checks.database_checks(state, lease_ttl_s=self.database.session.state().lease_ttl_s)
 
@@ -199,8 +205,8 @@ class NoLogin(BdlabError):
 class _Login:
     """A Vault session for the database or else for Kafka, opened if it is needed."""
 
-    def __init__(self, layers: Layers, database_role: str | None) -> None:
-        self._layers, self._role, self._lock = layers, database_role, threading.Lock()
+    def __init__(self, layers: Layers, service: str, database_role: str | None) -> None:
+        self._layers, self._service, self._role, self._lock = layers, service, database_role, threading.Lock()
         self._due = True
         self._failure: BdlabError | None = None
 
@@ -209,7 +215,7 @@ class _Login:
         from bdlab.vault.session import VaultSession
 
         kafka = self._role is None
-        return VaultSession(self._layers, service=SERVICE, database_role=self._role, kafka=kafka, daemon=False)
+        return VaultSession(self._layers, service=self._service, database_role=self._role, kafka=kafka, daemon=False)
 
     def again(self) -> None:
         """Open it once more when it is needed, if that failed."""

@@ -1,49 +1,23 @@
 """The figures of stored predictions over the real servers: for `bdlab quality`, `bdlab compare`, and a promotion."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from bdlab import quality
-from bdlab.contract import Contract, Field, check_fits
+from bdlab.contract import Contract, Field
 from bdlab.errors import BdlabError, InvalidInput, ModelError, Unhealthy
-from bdlab.model.labelled import Labelled
-from bdlab.model.scorer import Card, find, load_contract, load_scorer
+from bdlab.model.scorer import Card, find, load_scorer
 from bdlab.postgres.quality import QualityReader, asked
-from bdlab.postgres.session import ConnectionLimits
 from bdlab.profile import Distribution, distribution_of
-from bdlab.settings import Layers, Settings
-from bdlab_cli.wiring.models import load_version, version_row
-from bdlab_cli.wiring.session import open_session
+from bdlab.settings import Settings
+from bdlab.wiring.models import load_version, version_row
 
 _MIN_SLICE, _WORST = 30, 5
-
-
-@contextmanager
-def reading(layers: Layers, command: str, service: str = "verify") -> Iterator[tuple[QualityReader, Settings]]:
-    """Open a reader as the service, for questions that may take long. Raises BdlabError."""
-    limits = ConnectionLimits(statement_s=1800, silence_s=3600)
-    with (
-        open_session(layers, service=service, database=True, kafka=False) as session,
-        QualityReader(session, application_name=f"bdlab {command}", limits=limits) as reader,
-    ):
-        yield reader, session.settings()
-
-
-@contextmanager
-def labelled(layers: Layers, like: str | None, what: Mapping[str, Any]) -> Iterator[Labelled]:
-    """Open what `bdlab train` reads of the store. The group is that of the card `like`, or of the database's contract.
-    Raises BdlabError."""
-    with reading(layers, "train") as (reader, _):
-        contract = reader.contract()
-        if like:
-            check_fits(mine := load_contract(like), contract)
-            contract = mine
-        yield Labelled(contract, reader.labelled(contract, what))
 
 
 def judge(
@@ -158,14 +132,13 @@ def compare(
     return quality.Comparison(a, b, rows, outputs, judged, tolerance, verdict, why, slices, furthest)
 
 
-def refuse_worse(layers: Layers, model: str, tolerance: float) -> None:
+def refuse_worse(reader: QualityReader, model: str, tolerance: float) -> None:
     """Raise Unhealthy if a version is worse than the one that serves, BdlabError if that cannot be told."""
-    with reading(layers, "model", service="model") as (reader, _):
-        promoted = [f"{each['name']}@{each['version']}" for each in reader.ask("promoted", "models")]
-        serving = next(iter(promoted), "") or find("").card.title
-        if serving == model:
-            return
-        found = compare(reader, (serving, model), asked(None, None, "real"), tolerance=tolerance)
+    promoted = [f"{each['name']}@{each['version']}" for each in reader.ask("promoted", "models")]
+    serving = next(iter(promoted), "") or find("").card.title
+    if serving == model:
+        return
+    found = compare(reader, (serving, model), asked(None, None, "real"), tolerance=tolerance)
     if found.verdict != "not worse":
         why = f"{model} (B) is not promoted, since beside {serving} (A) it is {found.verdict}: {found.why}"
         hint = f"`bdlab compare {serving} {model}` shows more; without --if-better nothing is compared."

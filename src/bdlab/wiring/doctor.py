@@ -16,7 +16,7 @@ from resource import RLIMIT_NOFILE, prlimit
 from bdlab.errors import BrokerUnavailable, InvalidInput
 from bdlab.forked import Forked
 from bdlab.health import CHECKS, CachedProbe, CheckResult, at_once
-from bdlab.health.findings import Diagnosis, Facts, Share, by_gravity, masked, of_facts, of_settings
+from bdlab.health.findings import Diagnosis, Facts, Share, by_gravity, masked, of_facts, of_layers, of_settings
 from bdlab.health.remote import clock_ahead_ms
 from bdlab.kafka.admin import group_members
 from bdlab.kafka.connection import LIBRDKAFKA
@@ -27,9 +27,7 @@ from bdlab.settings import Layers, Values
 from bdlab.stack import DataFolder
 from bdlab.stack.servers.process import tail
 from bdlab.vault.client import VaultClient
-from bdlab_cli.output.findings import of_layers
-from bdlab_cli.wiring.checks import Checker, chosen, own_ca_file
-from bdlab_cli.wiring.session import impatient
+from bdlab.wiring.checks import Checker, chosen, own_ca_file
 
 _BROKER_S, _CHECKS_S, _FACTS_S, _BETWEEN_LOOKS_S = 3.0, 8.0, 5.0, 3.0
 _ERROR = re.compile(r'\b(ERROR|FATAL|PANIC)\b|"level": ?"(error|critical)"')
@@ -39,11 +37,11 @@ _UNKNOWN = {
 }
 
 
-def examine(layers: Layers, folder: DataFolder, *, api_url: str | None) -> Diagnosis:
+def examine(layers: Layers, folder: DataFolder, *, api_url: str | None, service: str = "status") -> Diagnosis:
     """Look at everything, which takes at most about 15 s, and return what was found."""
     with (
         Forked(group_members, "describes the consumer group", 1, hint="The broker went away: try again.") as child,
-        _Examination(layers, folder, child, api_url) as examination,
+        _Examination(layers, folder, child, api_url, service) as examination,
     ):
         return examination.diagnosis()
 
@@ -51,9 +49,9 @@ def examine(layers: Layers, folder: DataFolder, *, api_url: str | None) -> Diagn
 class _Examination(Checker):
     """Its looks put what they see into `_facts`, and raise a BdlabError if they could see nothing."""
 
-    def __init__(self, layers: Layers, folder: DataFolder, child: Forked, api_url: str | None) -> None:
+    def __init__(self, layers: Layers, folder: DataFolder, child: Forked, api_url: str | None, service: str) -> None:
         every = chosen(tuple(CHECKS), layers.settings().sink)
-        super().__init__(impatient(layers), every, api_url=api_url, broker_timeout_s=_BROKER_S)
+        super().__init__(layers.impatient(), every, api_url=api_url, broker_timeout_s=_BROKER_S, service=service)
         self._layers, self._folder, self._child, self._facts = layers, folder, child, Facts()
         self._checks: dict[str, CheckResult] = {}
         self._checked_at = 0.0

@@ -1,4 +1,4 @@
-"""The search for a prediction over the real servers, for `bdlab trace`."""
+"""The search for a prediction over the real servers, for `bdlab trace` and the console."""
 
 import threading
 from collections.abc import Iterator
@@ -15,18 +15,15 @@ from bdlab.log_identity import match_log
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.session import ConnectionLimits
-from bdlab.settings import Layers
-from bdlab_cli.output.dead_letters import place
-from bdlab_cli.wiring.session import open_session
+from bdlab.vault.session import VaultSession
 
 
-def trace(layers: Layers, stop: threading.Event, asked: str, *, since: datetime, look_s: float) -> list[Trace]:
-    """Return what became of what `asked` names, as the service `verify`; of a trace of its first 100 predictions. Rows
-    of a trace are looked for `since` a moment, and what is not stored on the topic, for `look_s` seconds."""
+def trace(session: VaultSession, stop: threading.Event, asked: str, *, since: datetime, look_s: float) -> list[Trace]:
+    """Return what became of what `asked` names; of a trace of its first 100 predictions. Rows of a trace are looked for
+    `since` a moment, and what is not stored on the topic, for `look_s` seconds."""
     wanted = parse(asked)
     limits = ConnectionLimits(statement_s=600, silence_s=900)  # a trace id has no index
     with (
-        open_session(layers, stop, service="verify", database=True) as session,
         Admin(session, client_id="bdlab-trace") as admin,
         Reader(session, application_name="bdlab trace", limits=limits) as reader,
         DeadLetters(session) as letters,
@@ -79,7 +76,7 @@ class _Search:
         wanted = DeadLetterFilter(topic=topic, **which)
         for one in [] if self._wanted.trace_id else letters.find(wanted, limit=100):
             fields: dict[str, Any] = {"outcome": "dead letter", "position": one.record.position, "reason": one.reason}
-            replayed = place(one.replayed_to) if one.replayed_to else ""
+            replayed = "{}/{}".format(*one.replayed_to) if one.replayed_to else ""
             yield trace_of({"stored_at": one.recorded_at}, one.record, replayed_to=replayed, **fields)
 
     def on_topic(self, look_s: float, stop: threading.Event, *, found: bool) -> Iterator[Trace]:

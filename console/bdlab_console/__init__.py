@@ -1,0 +1,1 @@
+"""The console: the pipeline, its proof and its model in a browser."""

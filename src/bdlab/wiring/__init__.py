@@ -1,0 +1,1 @@
+"""The parts put together over the real servers, as the commands and the console use them."""
