@@ -38,6 +38,9 @@ lock: $(VENV)/.installed  ## renew the lock files (the newest versions that pypr
 	$(LOCK) --group release --output-file infra/release.lock
 	$(BIN)/python infra/kafka/lock.py
 
+vendor: $(VENV)/.installed  ## renew what the console vendors for the browser, from the npm registry
+	$(BIN)/python infra/console/vendor.py --upgrade
+
 check: $(VENV)/.installed  ## lint, types, import rules, spelling, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,0 +1,1 @@
+// What the pages need beside htmx. All can be read without it.
