@@ -53,12 +53,12 @@ ALLOWED = {
     "consume": {"describe topic", "read topic", "join group", "commit offsets", "describe group"},
     "verify": {"describe topic", "read topic", "describe group"},
     "status": {"describe topic", "read topic", "describe group", "describe cluster"},
+    "console": {"describe topic", "read topic", "describe group", "describe cluster"},
 }
 #: The same with the topic of the feedback, and its group.
 OF_FEEDBACK = ALLOWED | {
     "feedback": {"describe topic", "write topic"},
     "predict": set[str](),
-    "status": {"describe topic", "read topic", "describe group", "describe cluster"},
 }
 API_VERSIONS_REQUEST = bytes.fromhex("0012 0000 00000001 0004 74657374".replace(" ", ""))
 

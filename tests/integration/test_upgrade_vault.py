@@ -93,6 +93,8 @@ def test_vault_init_brings_everything_up_to_date(new_world: Callable[..., VaultW
         cursor.execute("SELECT count(*) FROM dead_letters")
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             cursor.execute("INSERT INTO predictions DEFAULT VALUES")
+    with world.logged_in("console") as console:
+        assert console.read_kv("kafka/console")[1] == 1
     with world.logged_in("dlq") as dlq, pytest.raises(PolicyDenied):
         dlq.read("database/creds/bdlab-writer")
     with world.logged_in("rotate") as rotate:

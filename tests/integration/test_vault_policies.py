@@ -24,7 +24,8 @@ class Call(NamedTuple):
 
 EVERYBODY = frozenset(IDENTITIES)
 NOBODY: frozenset[str] = frozenset()
-DATABASE = frozenset({"serve", "consume", "status", "verify", "dlq", "model", "rescore", "migrate", "backup"})
+READERS = frozenset({"serve", "status", "verify", "console", "backup"})
+DATABASE = READERS | {"consume", "dlq", "model", "rescore", "migrate"}
 KAFKA_WRITERS = frozenset({"migrate", "rotate"})
 SWEEPERS = frozenset({"migrate", "rotate"})
 ACCESSOR: dict[str, object] = {"secret_id_accessor": "none"}
@@ -49,16 +50,17 @@ CALLS = (
     Call("post", "kv/data/database/credentials", NOBODY, {"data": {}}),
     Call("delete", "kv/data/kafka/probe", NOBODY),
     Call("delete", "kv/metadata/kafka/probe", NOBODY),
-    Call("get", "kv/metadata/kafka/credentials", only("inspect")),
+    Call("get", "kv/metadata/kafka/credentials", only("inspect", "console")),
     Call("list", "kv/metadata/kafka", NOBODY),
-    *(Call("list", f"kv/metadata/clients/{name}", only("rotate")) for name in DAEMONS),
+    *(Call("list", f"kv/metadata/clients/{name}", only("rotate", "console")) for name in DAEMONS),
+    *(Call("get", f"kv/data/clients/{name}/probe", only("rotate", "console")) for name in DAEMONS),
     *(Call("post", f"kv/data/clients/{name}/probe", only(name), {"data": {}}) for name in DAEMONS),
     *(Call("delete", f"kv/metadata/clients/{name}/probe", only(name, "rotate")) for name in DAEMONS),
-    Call("list", "kv/metadata/api-keys", only("serve", "api-key")),
-    Call("get", "kv/data/api-keys/probe", only("serve", "api-key")),
+    Call("list", "kv/metadata/api-keys", only("serve", "console", "api-key")),
+    Call("get", "kv/data/api-keys/probe", only("serve", "console", "api-key")),
     Call("post", "kv/data/api-keys/probe", only("api-key"), {"data": {}, "options": {"cas": 999}}),
     Call("delete", "kv/metadata/api-keys/probe", only("api-key")),
-    Call("get", "database/creds/bdlab-reader", only("serve", "status", "verify", "backup")),
+    Call("get", "database/creds/bdlab-reader", READERS),
     Call("get", "database/creds/bdlab-writer", only("consume")),
     *(Call("get", f"database/creds/bdlab-{name}", only(name)) for name in ("dlq", "model", "rescore")),
     Call("get", "database/creds/bdlab-owner", only("migrate")),
@@ -185,7 +187,7 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
     ),
     "kv/data/database/credentials": each(DATABASE, "read"),
     "kv/metadata/database/credentials": {"inspect": {"read"}},
-    "kv/metadata/kafka/serve": {"inspect": {"read"}},
+    "kv/metadata/kafka/serve": each(("inspect", "console"), "read"),
     "kv/data/kafka/credentials": {
         **each(KAFKA_SERVICES, "read"),
         "migrate": {"create", "read", "update"},
@@ -196,14 +198,18 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
         for name in KAFKA_SERVICES
     },
     "kv/data/kafka/any": {"migrate": {"create", "read", "update"}},
-    "kv/metadata/api-keys": {"serve": {"list"}, "api-key": {"list"}, "inspect": {"read"}},
-    "kv/data/api-keys/any": {"serve": {"read"}, "api-key": {"create", "read", "update"}},
+    "kv/metadata/api-keys": each(("serve", "console", "api-key"), "list") | {"inspect": {"read"}},
+    "kv/data/api-keys/any": each(("serve", "console"), "read") | {"api-key": {"create", "read", "update"}},
     "kv/metadata/api-keys/any": {"api-key": {"delete"}, "inspect": {"read"}},
     **{f"kv/{verb}/api-keys/any": {} for verb in ("delete", "destroy", "undelete")},
-    "kv/data/clients/predict/any": {},
+    "kv/data/clients/predict/any": {"console": {"read"}},
     "kv/metadata/clients": {"inspect": {"read"}},
-    **{f"kv/metadata/clients/{name}": {"rotate": {"list"}, "inspect": {"read"}} for name in DAEMONS},
-    **{f"kv/data/clients/{name}/any": {name: {"create", "update"}, "rotate": {"read"}} for name in DAEMONS},
+    **{f"kv/metadata/clients/{name}": each(("rotate", "console"), "list") | {"inspect": {"read"}} for name in DAEMONS},
+    **{
+        f"kv/data/clients/{name}/any": each(("rotate", "console"), "read")
+        | {name: {"create", "update", *(["read"] if name == "console" else [])}}
+        for name in DAEMONS
+    },
     **{
         f"kv/metadata/clients/{name}/any": {name: {"delete"}, "rotate": {"delete"}, "inspect": {"read"}}
         for name in DAEMONS
@@ -215,7 +221,7 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
     "auth/approle/role/serve/secret-id": {"rotate": {"update"}},
     "auth/approle/role/serve/secret-id-accessor/lookup": {"rotate": {"update"}},
     "auth/approle/role/serve/secret-id-accessor/destroy": {"rotate": {"update"}},
-    "database/creds/bdlab-reader": each(("serve", "status", "verify", "backup"), "read"),
+    "database/creds/bdlab-reader": each(READERS, "read"),
     "sys/storage/raft/snapshot": {"backup": {"read"}},
     "database/creds/bdlab-writer": {"consume": {"read"}},
     **{f"database/creds/bdlab-{name}": {name: {"read"}} for name in ("dlq", "model", "rescore")},

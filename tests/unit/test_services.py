@@ -56,6 +56,8 @@ def wanted(service: Service) -> set[str]:
         found |= {"kv/data/api-keys/+", "kv/metadata/api-keys"}
     if service.api_keys == "writes":
         found |= {"kv/metadata/api-keys/+"}
+    if service.name == "console":
+        found |= {f"kv/metadata/{path}" for path in ("clients/+", "clients/console", "kafka/+")} | {"kv/data/clients/+/+"}
     return found
 
 

@@ -57,6 +57,9 @@ path "kv/data/kafka/status" {
 path "kv/data/kafka/verify" {
   capabilities = ["read", "update"]
 }
+path "kv/data/kafka/console" {
+  capabilities = ["read", "update"]
+}
 path "kv/data/kafka/dlq" {
   capabilities = ["read", "update"]
 }
@@ -81,6 +84,15 @@ path "kv/data/clients/consume/+" {
   capabilities = ["read"]
 }
 path "kv/metadata/clients/consume/+" {
+  capabilities = ["delete"]
+}
+path "kv/metadata/clients/console" {
+  capabilities = ["list"]
+}
+path "kv/data/clients/console/+" {
+  capabilities = ["read"]
+}
+path "kv/metadata/clients/console/+" {
   capabilities = ["delete"]
 }
 
@@ -163,6 +175,19 @@ path "auth/approle/role/verify/secret-id-accessor/lookup" {
   capabilities = ["update"]
 }
 path "auth/approle/role/verify/secret-id-accessor/destroy" {
+  capabilities = ["update"]
+}
+path "auth/approle/role/console/secret-id" {
+  capabilities     = ["update"]
+  min_wrapping_ttl = "1s"
+}
+path "auth/approle/role/console/role-id" {
+  capabilities = ["read"]
+}
+path "auth/approle/role/console/secret-id-accessor/lookup" {
+  capabilities = ["update"]
+}
+path "auth/approle/role/console/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/dlq/secret-id" {
