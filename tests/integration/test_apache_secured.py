@@ -56,10 +56,7 @@ ALLOWED = {
     "console": {"describe topic", "read topic", "describe group", "describe cluster"},
 }
 #: The same with the topic of the feedback, and its group.
-OF_FEEDBACK = ALLOWED | {
-    "feedback": {"describe topic", "write topic"},
-    "predict": set[str](),
-}
+OF_FEEDBACK = ALLOWED | {"feedback": {"describe topic", "write topic"}, "predict": set[str]()}
 API_VERSIONS_REQUEST = bytes.fromhex("0012 0000 00000001 0004 74657374".replace(" ", ""))
 
 

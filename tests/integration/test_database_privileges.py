@@ -39,6 +39,7 @@ TABLES = {
     "rescored": ("run", frozenset({OWNER, RESCORE})),
     "rescore_ranges": ("rescored", frozenset({OWNER, RESCORE})),
     "model_versions": ("sha256", frozenset({OWNER, MODEL})),
+    "audit": ("actor", frozenset({OWNER, DLQ, MODEL})),
     "model_promotions": ("why", frozenset({OWNER, MODEL})),
 }
 VIEWS = ("recorded_positions", "missing_offsets", "located_predictions", "quality")
@@ -66,6 +67,7 @@ STATEMENTS: dict[str, frozenset[str]] = {
     **{f"DROP VIEW {view} CASCADE": OWNERS for view in VIEWS},
     "INSERT INTO logs (cluster_id, topic_id, topic) VALUES ('c', '', 't')": WRITERS,
     "INSERT INTO logs (cluster_id, topic, closed_at) VALUES ('c', 't', now())": OWNERS,
+    "INSERT INTO audit (at, actor, action, subject, outcome) VALUES (now(), 'a', 'b', 'c', 'begun')": OWNERS,
     "UPDATE logs SET topic_id = topic_id": WRITERS,
     "UPDATE logs SET adopted_at = now()": OWNERS,
     "UPDATE logs SET closed_at = now()": OWNERS,

@@ -57,7 +57,7 @@ def wanted(service: Service) -> set[str]:
     if service.api_keys == "writes":
         found |= {"kv/metadata/api-keys/+"}
     if service.name == "console":
-        found |= {f"kv/metadata/{path}" for path in ("clients/+", "clients/console", "kafka/+")} | {"kv/data/clients/+/+"}
+        found |= {"kv/data/clients/+/+", "kv/metadata/kafka/+", "kv/metadata/clients/+", "kv/metadata/clients/console"}
     return found
 
 
