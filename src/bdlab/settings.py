@@ -138,6 +138,19 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return found
 
 
+class ConsoleSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8001  # 0 lets the system choose a free port
+    allowed_hosts: str = ""  # as `http.allowed_hosts`
+    require_key: str = (
+        ""  # of read, replay and promote, those that need a sign-in, `none` or `all`. Empty: none on loopback
+    )
+    mask_texts: bool = False  # texts of inputs are shown only once somebody asks for them
+    api_url: str = ""  # where `serve` answers, for Try and feedback; empty: as the settings `http` say
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+
+
 class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 2000  # events in one transaction
     batch_wait_s: Seconds = 0.25  # how long a batch that is not full waits for more events
@@ -166,9 +179,17 @@ class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     postgres: PostgresSettings = PostgresSettings()
     http: HttpSettings = HttpSettings()
     sink: SinkSettings = SinkSettings()
+    console: ConsoleSettings = ConsoleSettings()
     model: ModelSettings = ModelSettings()
     log: LogSettings = LogSettings()
     startup_timeout_s: Annotated[float, Meta(ge=0)] = 60.0  # of a command for Vault, of a daemon for any server
+
+    def of_console(self) -> "Settings":
+        """Return the settings with those of the console in the place of the API's."""
+        own = {name: getattr(self.console, name) for name in ("host", "port", "allowed_hosts", "require_key")}
+        own |= {name: getattr(self.console, name) for name in ("tls_cert_file", "tls_key_file")}
+        http = msgspec.structs.replace(self.http, **own, workers=1, cors_origins="")
+        return msgspec.structs.replace(self, http=http)
 
 
 _SECTIONS: dict[str, type[_Section]] = {

@@ -14,7 +14,7 @@ from bdlab_cli.app import COMMANDS, load_command
 from tests.json_results import as_documented
 
 #: They write a log, and no result.
-_DAEMONS = {"serve", "consume"}
+_DAEMONS = {"serve", "consume", "console"}
 
 
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -1,19 +1,22 @@
 """uvicorn around the API: one process, or several workers under a supervisor; over HTTPS if it is to be."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import os
 import signal
 import socket
 import ssl
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from math import ceil
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvicorn
@@ -29,10 +32,13 @@ from bdlab.settings import HttpSettings, Layers, Settings
 from bdlab_cli.output import terminal
 from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring import uvicorn_protocol
-from bdlab_cli.wiring.api import SERVICE, Api, make_worker
-from bdlab_cli.wiring.session import daemon_session
+from bdlab_cli.wiring.api import SERVICE, Api, Application, make_worker
+from bdlab_cli.wiring.session import daemon_session, tell_of_stack
 from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
 from bdlab_cli.wiring.uvicorn_protocol import MAX_CONNECTIONS, BoundedProtocol, Bounds, max_connections
+
+if TYPE_CHECKING:
+    from bdlab_console.parts import Console
 
 log = structlog.get_logger()
 _OWN_LISTENERS = 8  # a worker's, beside the one that all share, which so gets few of the connections
@@ -46,14 +52,33 @@ def run(layers: Layers) -> None:
     required_scopes(settings.http)
     max_connections(settings.http.max_connections)  # before anything is waited for
     with closing(_bind(settings.http)) as listener:
-        (_serve_here if settings.http.workers == 1 else _serve_in_workers)(layers, listener)
+        if settings.http.workers == 1:
+            api = Api(layers)
+            _serve_here(api, api.asgi, settings, listener)
+        else:
+            _serve_in_workers(layers, listener)
 
 
-def _serve_here(layers: Layers, listener: socket.socket) -> None:
-    with closing(Api(layers)) as api:
-        api.open()
-        server = _Server(_config(layers.settings(), app=api.asgi))
-        server.announced_url = _url(layers.settings().http, listener)
+def run_console(layers: Layers) -> None:
+    """Serve the console as `run` serves the API."""
+    from bdlab_console.app import make_app
+    from bdlab_console.parts import Console
+
+    settings = layers.settings().of_console()
+    if sys.stderr.isatty():
+        tell_of_stack(settings.vault)
+    with closing(_bind(settings.http, "console")) as listener:
+        parts = Console(layers)
+        _serve_here(parts, partial(make_app, parts), settings, listener)
+
+
+def _serve_here(
+    parts: Api | Console, app: Callable[[], Application], settings: Settings, listener: socket.socket
+) -> None:
+    with closing(parts):
+        parts.open()
+        server = _Server(_config(settings, app=app))
+        server.announced_url = _url(settings.http, listener)
         # uvicorn raises the signal again once it has stopped; these handlers then only set an event.
         with stop_on_signal():
             server.run([listener])
@@ -140,7 +165,7 @@ def _announce(url: str) -> None:
     terminal.echo(url)
 
 
-def _config(settings: Settings, *, app: object) -> "Config":
+def _config(settings: Settings, *, app: object) -> Config:
     http = settings.http
     none_of: dict[str, Any] = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": None}
     return Config(
@@ -158,7 +183,7 @@ def _config(settings: Settings, *, app: object) -> "Config":
     )
 
 
-def _bind(http: HttpSettings) -> socket.socket:
+def _bind(http: HttpSettings, section: str = "http") -> socket.socket:
     """Return a listening socket, bound before anything else. Raises InvalidInput, BdlabError."""
     check_pair(http.tls_cert_file, http.tls_key_file, options="--tls-cert and --tls-key")
     try:
@@ -166,10 +191,10 @@ def _bind(http: HttpSettings) -> socket.socket:
         family, *_, address = socket.getaddrinfo(http.host, http.port, **how)[0]
         if not AllowedHosts(http.allowed_hosts, bound=http.host).listed and not is_loopback(str(address[0])):
             where = f"{http.host}, where other machines reach it, and it may answer to its own names only"
-            names = "--allowed-hosts app.example.org,10.0.0.5 (or BDLAB_HTTP_ALLOWED_HOSTS)"
+            names = f"--allowed-hosts app.example.org,10.0.0.5 (or BDLAB_{section.upper()}_ALLOWED_HOSTS)"
             any_name = "'*' takes any, also a name that a hostile web page points here"
             hint = f"Name all by which it is called: {names}; {any_name}."
-            raise InvalidInput(f"http.allowed_hosts has to be set: the API is to listen on {where}", hint=hint)
+            raise InvalidInput(f"{section}.allowed_hosts has to be set: it is to listen on {where}", hint=hint)
         listener = _socket(family)
         listener.bind(address)
         if http.workers > 1:  # not before it is bound: a server that is there already would share its port

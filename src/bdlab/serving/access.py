@@ -19,7 +19,7 @@ MAX_CREDENTIAL_BYTES = 8 << 10
 Need = tuple[str, bool]  # the scope of a route, and whether a request without a key is refused
 NEED, CALLER = "need", "bdlab.caller"
 """The keys of a Need in a route's `opt`, without which it is open, and of the Caller in an admitted request's scope."""
-_GIVEN = "bdlab.credentials"
+GIVEN = "bdlab.credentials"
 _FORM = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _NO_HASH = hash_of("")
 _ADVICE = "Send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; `bdlab api-key create` makes it."
@@ -66,7 +66,7 @@ def receive_credentials(scope: Any, send: Send) -> Send:
             given.append(value if name == b"x-api-key" else value[6:])
     if not given:
         return send
-    scope[_GIVEN] = given
+    scope[GIVEN] = given
 
     async def telling(message: Any) -> None:
         caller = scope.get(CALLER)
@@ -97,7 +97,7 @@ class Gate:
 
     async def admit(self, scope: Any, need: Need | None) -> None:
         """Note who asks. Raises Problem: one of REFUSALS, or 503 if the identity provider is away."""
-        given, (wanted, required) = scope.get(_GIVEN), need or ("", False)
+        given, (wanted, required) = scope.get(GIVEN), need or ("", False)
         if required and not given:
             raise self._refusal("no_key", f"It needs the scope {wanted} (setting http.require_key). {_ADVICE}")
         if need is None or not given:

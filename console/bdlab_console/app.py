@@ -1,0 +1,142 @@
+"""The console's ASGI application: its pages, what each answer carries, and its errors as pages."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from litestar import Litestar, MediaType, Request, Response, get
+from litestar.config.csrf import CSRFConfig
+from litestar.contrib.jinja import JinjaTemplateEngine
+from litestar.exceptions import HTTPException
+from litestar.plugins.htmx import HTMXPlugin
+from litestar.response import Redirect, Template
+from litestar.static_files import create_static_files_router
+from litestar.template.config import TemplateConfig
+
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab.hosts import DEFAULT_PORTS, AllowedHosts, parse
+from bdlab_console import pages, rendering, sessions
+
+if TYPE_CHECKING:
+    from bdlab_console.parts import Console
+
+log = structlog.get_logger()
+_HERE = Path(__file__).parent
+_STATIC = _HERE / "static"
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def make_app(parts: Console) -> Litestar:
+    """Return the console over open `parts`. Raises SettingsInvalid for console.allowed_hosts or console.require_key."""
+    http = parts.settings.of_console().http
+    allowed = AllowedHosts(http.allowed_hosts, bound=http.host)
+    access = sessions.Access(parts.session, http)
+    secure = bool(http.tls_cert_file)
+    csrf = CSRFConfig(
+        secret=secrets.token_hex(32), cookie_name="bdlab-csrf", cookie_secure=secure, cookie_httponly=True
+    )
+    static = create_static_files_router("/static", [_STATIC], include_in_schema=False, cache_control=None)
+    static.opt["static"] = True
+
+    async def before_request(request: Request[Any, Any, Any]) -> Response[Any] | None:
+        _check_host(request, allowed)
+        return await access.admit(request)
+
+    app = Litestar(
+        route_handlers=[*pages.routes(parts), *sessions.routes(access), _live, _home, static],
+        template_config=TemplateConfig(directory=_HERE / "templates", engine=JinjaTemplateEngine),
+        plugins=[HTMXPlugin()],
+        middleware=[access.cookies.middleware],
+        csrf_config=csrf,
+        before_request=before_request,
+        after_request=_with_headers,
+        exception_handlers={BdlabError: _failed, HTTPException: _refused, Exception: _defect},
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    engine = app.template_engine.engine  # type: ignore[union-attr]
+    engine.globals |= {
+        "pages": rendering.PAGES,
+        "asset": _asset,
+        "version": version("bdlab"),
+        "masked": parts.settings.console.mask_texts,
+    }
+    engine.filters |= {"inert": rendering.inert}
+    return app
+
+
+@get("/", include_in_schema=False, sync_to_thread=False)
+def _home() -> Redirect:
+    return Redirect("/try")
+
+
+@get("/health/live", media_type=MediaType.JSON, opt={"open": True}, include_in_schema=False, sync_to_thread=False)
+def _live() -> dict[str, str]:
+    """Say that the process answers; nobody is asked."""
+    return {"status": "alive"}
+
+
+@cache
+def _asset(name: str) -> str:
+    """Return the address of a file below static, with its hash, so that a browser takes a new one at once."""
+    return f"/static/{name}?{hashlib.sha256((_STATIC / name).read_bytes()).hexdigest()[:12]}"
+
+
+def _with_headers(response: Response[Any]) -> Response[Any]:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+def _check_host(request: Request[Any, Any, Any], allowed: AllowedHosts) -> None:
+    host = parse(request.headers.get("host", ""))
+    if host and host.port is None:
+        host = host._replace(port=DEFAULT_PORTS.get(request.scope["scheme"]))
+    if request.url.path != "/health/live" and host not in allowed:
+        name = request.headers.get("host", "")[:100]
+        raise HTTPException(
+            f"The Host header is {name!r}, which the setting console.allowed_hosts does not name.", status_code=421
+        )
+
+
+def _page_of(request: Request[Any, Any, Any], status: int, title: str, what: str, hint: str = "") -> Template:
+    context = rendering.common(request) | {"title": title, "what": what, "hint": hint}
+    return Template("error.html", context=context, status_code=status, headers=_HEADERS)
+
+
+def _failed(request: Request[Any, Any, Any], error: BdlabError) -> Response[Any]:
+    status = 400 if isinstance(error, InvalidInput) else 503
+    return _page_of(
+        request, status, "It cannot be shown now" if status == 503 else "This cannot be done", error.message, error.hint
+    )
+
+
+def _refused(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    if error.status_code == 403 and "CSRF" in error.detail:
+        what, hint = (
+            "The form is not of this console, or from before it was started again; nothing was changed.",
+            "Go back, reload the page, and send it again.",
+        )
+        answer = _page_of(request, 403, "Send it again", what, hint)
+        answer.delete_cookie("bdlab-csrf")
+        return answer
+    titles = {404: "There is no such page", 405: "There is no such page", 421: "Wrong host"}
+    return _page_of(request, error.status_code, titles.get(error.status_code, "Refused"), str(error.detail or ""))
+
+
+def _defect(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    log.error("page failed", method=request.method, path=request.url.path, exc_info=error)
+    return _page_of(request, 500, "A defect of bdlab", "The page failed; the console's log has the reason.")

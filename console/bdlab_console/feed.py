@@ -1,0 +1,1 @@
+"""The newest rows and figures, asked for once and given to every viewer."""

@@ -1,0 +1,52 @@
+"""What every page is made with."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+from litestar import Request
+from litestar.response import Template
+from markupsafe import Markup
+
+from bdlab.serving.access import CALLER
+
+PAGES = (
+    ("/try", "Try"),
+    ("/live", "Live"),
+    ("/pipeline", "Pipeline"),
+    ("/proof", "Proof"),
+    ("/dead-letters", "Dead letters"),
+    ("/models", "Models"),
+    ("/quality", "Quality"),
+    ("/rotation", "Rotation"),
+)
+"""What the navigation shows."""
+
+
+def common(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    """Return what every page shows: who is signed in, and which page it is."""
+    who = request.scope.get(CALLER)
+    return {"path": request.url.path, "caller": who.name if who else "", "signed_in": bool(who)}  # type: ignore[attr-defined]
+
+
+def page(request: Request[Any, Any, Any], name: str, *, status_code: int = 200, **context: Any) -> Template:
+    """Return a page made from the template `name` and `context`."""
+    return Template(name, context=common(request) | context, status_code=status_code)
+
+
+def inert(text: object) -> Markup:
+    """Return a text of somebody as HTML that does nothing: escaped, isolated from the direction of what is around it,
+    and with a symbol for each character that has no glyph, such as ESC or one that turns the direction."""
+    shown = []
+    for mark in str(text):
+        code = ord(mark)
+        if code < 0x20 and mark not in "\n\t":
+            shown.append(chr(0x2400 + code))
+        elif code == 0x7F:
+            shown.append("\u2421")
+        elif unicodedata.category(mark) in {"Cc", "Cf", "Cs", "Co"} and mark not in "\n\t\u200d\u00ad":
+            shown.append(f"\u27e8U+{code:04X}\u27e9")
+        else:
+            shown.append(mark)
+    return Markup("<bdi>{}</bdi>").format("".join(shown))

@@ -1,0 +1,80 @@
+"""What is asked once for all viewers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from bdlab.errors import BdlabError
+
+T = TypeVar("T")
+_KEPT = 500  # answers; the oldest go first
+
+
+class Answer(msgspec.Struct, Generic[T], kw_only=True):
+    """The newest `value` and when it was asked for; if a later question failed, its `error` and `since` when."""
+
+    value: T | None = None
+    at: datetime | None = None
+    error: BdlabError | None = None
+    since: datetime | None = None
+    asked_at: float = 0.0
+
+    def found(self) -> T:
+        """Return the value. Raises the error if there is none."""
+        if self.value is None and self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+
+class Shared:
+    """Answers to questions that block, each asked by one thread at a time and kept for a while, so that servers are not
+    asked more often because more people look."""
+
+    def __init__(self, threads: int = 8) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="question")
+        self._answers: dict[Hashable, Answer[Any]] = {}
+        self._asking: dict[Hashable, asyncio.Task[Answer[Any]]] = {}
+
+    def close(self) -> None:
+        """Wait for nobody; what still runs is forgotten."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def get(self, key: Hashable, question: Callable[[], T], *, keep_s: float) -> Answer[T]:
+        """Return the answer under `key`, at most `keep_s` seconds old. A question that raises BdlabError leaves the
+        value of before, with the error beside it."""
+        known = self._answers.get(key)
+        if known is not None and time.monotonic() - known.asked_at < keep_s:
+            return known
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._ask(key, question))
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _ask(self, key: Hashable, question: Callable[[], T]) -> Answer[T]:
+        before = self._answers.pop(key, Answer[T]())
+        now = datetime.now(UTC)
+        try:
+            answer = Answer(value=await self.run(question), at=now)
+        except BdlabError as error:
+            answer = Answer(value=before.value, at=before.at, error=error, since=before.since or now)
+        answer.asked_at = time.monotonic()
+        self._answers[key] = answer
+        while len(self._answers) > _KEPT:
+            del self._answers[next(iter(self._answers))]
+        return answer
+
+    def forget(self, key: Hashable) -> None:
+        """Have the next one who asks under `key` get a new answer."""
+        self._answers.pop(key, None)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Return what `call` does in a thread, for one who asked for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
