@@ -97,8 +97,8 @@ def main() -> None:
     arguments = parser.parse_args()
     packages = tomllib.loads(MANIFEST.read_text("utf-8"))["package"]
     if arguments.check:
-        wrong = differences(packages)
-        sys.exit(f"not as {MANIFEST.name} says: {', '.join(wrong)}; renew with: make vendor" if wrong else 0)
+        wrong = ", ".join(differences(packages))
+        sys.exit(wrong and f"not as {MANIFEST.name} says: {wrong}; put right with: python infra/console/vendor.py")
     for package in packages:
         if arguments.upgrade:
             package["version"], package["integrity"] = newest(package["name"], package["version"].partition(".")[0])
