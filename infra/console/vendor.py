@@ -98,7 +98,7 @@ def main() -> None:
     packages = tomllib.loads(MANIFEST.read_text("utf-8"))["package"]
     if arguments.check:
         wrong = ", ".join(differences(packages))
-        sys.exit(wrong and f"not as {MANIFEST.name} says: {wrong}; put right with: python infra/console/vendor.py")
+        sys.exit(f"not as {MANIFEST.name} says: {wrong}; mend with: python infra/console/vendor.py" if wrong else 0)
     for package in packages:
         if arguments.upgrade:
             package["version"], package["integrity"] = newest(package["name"], package["version"].partition(".")[0])

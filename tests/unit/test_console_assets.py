@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -29,6 +31,8 @@ def test_vendor_holds_what_the_manifest_names_and_nothing_else_in_under_250_kb()
     found = {path.name: path.read_bytes() for path in (_STATIC / "vendor").iterdir()}
     assert {name: hashlib.sha256(content).hexdigest() for name, content in found.items()} == named
     assert sum(map(len, found.values())) < 250_000
+    script = [sys.executable, str(_CONSOLE.parents[1] / "infra" / "console" / "vendor.py"), "--check"]
+    assert subprocess.run(script, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("package", _PACKAGES, ids=lambda package: package["name"])
