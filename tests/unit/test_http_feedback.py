@@ -54,6 +54,14 @@ def test_a_list_is_answered_in_its_order_each_with_its_own_id(api: httpx.Client,
     assert len(memory_api.records()) == 6
 
 
+def test_a_list_of_one_has_the_id_of_a_lists_first(api: httpx.Client) -> None:
+    def first(bodies: list[dict[str, Any]]) -> str:
+        return str(api.post("/feedback/batch", json=bodies, headers={"Idempotency-Key": "k"}).json()[0]["id"])
+
+    assert first([GOOD]) == first([GOOD, GOOD])
+    assert first([GOOD]) != api.post("/feedback", json=GOOD, headers={"Idempotency-Key": "k"}).json()["id"]
+
+
 @pytest.mark.parametrize(
     ("change", "field", "why"),
     [

@@ -24,14 +24,12 @@ def routes(parts: Parts, publishing: Publishing, intake: Intake) -> list[HTTPRou
     answer = msgspec.defstruct("FeedbackAnswer", shown, module=__name__, frozen=True, kw_only=True)
     answer_of = Copier(answer, codec.event)
 
-    def events_of(given: Sequence[Any], headers: RequestHeaders) -> list[FeedbackEvent]:
-        key, source = headers.idempotency_key, (headers.source or "serve").rpartition("/")[2]
-        keys = [key] if len(given) == 1 else [f"{key}#{index}" for index in range(len(given))]
-        ids = [codec.idempotent_id(own, one) if key else uuid7() for own, one in zip(keys, given, strict=True)]
-        return [codec.make(event_id, one, source=source) for event_id, one in zip(ids, given, strict=True)]
+    def made(given: Any, key: str, headers: RequestHeaders) -> FeedbackEvent:
+        event_id = codec.idempotent_id(key, given) if key else uuid7()
+        return codec.make(event_id, given, source=(headers.source or "serve").rpartition("/")[2])
 
     async def one(given: Any, headers: RequestHeaders) -> msgspec.Struct:
-        (event,) = events_of([given], headers)
+        event = made(given, headers.idempotency_key, headers)
         publishing.acquire(1)
         try:
             await publishing.one(event, headers)
@@ -40,7 +38,8 @@ def routes(parts: Parts, publishing: Publishing, intake: Intake) -> list[HTTPRou
         return answer_of(event)
 
     async def many(given: Sequence[Any], headers: RequestHeaders) -> list[msgspec.Struct]:
-        events = events_of(given, headers)
+        key = headers.idempotency_key
+        events = [made(each, key and f"{key}#{index}", headers) for index, each in enumerate(given)]
         publishing.acquire(len(events))
         try:
             return await publishing.many(events, headers, lambda at: answer_of(events[at]))
