@@ -44,11 +44,10 @@ def make_app(parts: Console) -> Litestar:
     allowed = AllowedHosts(http.allowed_hosts, bound=http.host)
     access = sessions.Access(parts.session, http)
     secure = bool(http.tls_cert_file)
-    csrf = CSRFConfig(
-        secret=secrets.token_hex(32), cookie_name="bdlab-csrf", cookie_secure=secure, cookie_httponly=True
-    )
-    static = create_static_files_router("/static", [_STATIC], include_in_schema=False, cache_control=None)
-    static.opt["static"] = True
+    cookie: dict[str, Any] = {"cookie_name": "bdlab-csrf", "cookie_secure": secure, "cookie_httponly": True}
+    csrf = CSRFConfig(secret=secrets.token_hex(32), exclude="^/static/", **cookie)
+    # Each address has the hash of its file, so that none of them ever changes.
+    static = create_static_files_router("/static", [_STATIC], after_request=_kept)
 
     async def before_request(request: Request[Any, Any, Any]) -> Response[Any] | None:
         _check_host(request, allowed)
@@ -99,6 +98,11 @@ def _with_headers(response: Response[Any]) -> Response[Any]:
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     return response
+
+
+def _kept(response: Response[Any]) -> Response[Any]:
+    response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    return _with_headers(response)
 
 
 def _check_host(request: Request[Any, Any, Any], allowed: AllowedHosts) -> None:
