@@ -36,6 +36,7 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_INSTEAD = {"HX-Retarget": "#main", "HX-Reselect": "#main > *", "HX-Reswap": "innerHTML show:#main:top"}
 
 
 def make_app(parts: Console) -> Litestar:
@@ -118,7 +119,10 @@ def _check_host(request: Request[Any, Any, Any], allowed: AllowedHosts) -> None:
 
 def _page_of(request: Request[Any, Any, Any], status: int, title: str, what: str, hint: str = "") -> Template:
     context = rendering.common(request) | {"title": title, "what": what, "hint": hint}
-    return Template("error.html", context=context, status_code=status, headers=_HEADERS)
+    headers = _HEADERS
+    if request.headers.get("hx-request"):  # a form's error takes the page's place, a renewal's leaves what is there
+        headers = headers | (_INSTEAD if request.method == "POST" else {"HX-Reswap": "none"})
+    return Template("error.html", context=context, status_code=status, headers=headers)
 
 
 def _failed(request: Request[Any, Any, Any], error: BdlabError) -> Response[Any]:
