@@ -21,6 +21,7 @@ pytest_plugins: list[str] = [
     "tests.fix_model",
     "tests.fix_servers",
     "tests.fix_pipeline",
+    "tests.fix_console",
     "tests.fix_database",
     "tests.fix_vault",
     "tests.fix_apache",
