@@ -121,7 +121,7 @@ def _page_of(request: Request[Any, Any, Any], status: int, title: str, what: str
     context = rendering.common(request) | {"title": title, "what": what, "hint": hint}
     headers = _HEADERS
     if request.headers.get("hx-request"):  # a form's error takes the page's place, a renewal's leaves what is there
-        headers = headers | (_INSTEAD if request.method == "POST" else {"HX-Reswap": "none"})
+        headers = headers | (_INSTEAD if request.method == "POST" else {"HX-Reswap": "none ignoreTitle:true"})
     return Template("error.html", context=context, status_code=status, headers=headers)
 
 
