@@ -65,9 +65,9 @@ $(VENV)/.docs: $(VENV)/.installed infra/docs/requirements.lock
 	@touch $@
 
 test: $(VENV)/.installed  ## what each commit has to pass, on real servers; on Apache Kafka if it is there
-	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose'
+	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose and not browser'
 
-LONG = $(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose'
+LONG = $(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose and not browser'
 
 FETCH = $(BIN)/bdlab fetch-kafka && $(BIN)/python -m tests.servers.zookeeper
 
@@ -87,7 +87,11 @@ test-kafka: kafka  ## on three brokers and with ZooKeeper, the tests that may be
 test-tls: $(VENV)/.installed  ## with TLS, the tests that may behave differently with it
 	BDLAB_TEST_TLS=1 $(REPEAT) 2 -m with_tls
 
-REPEATED := -m 'not storm and not kafka and not compose'
+REPEATED := -m 'not storm and not kafka and not compose and not browser'
+
+test-console: $(VENV)/.installed  ## the console as a person uses it, in Debian's Chromium
+	@$(if $(CI),$(MAKE) --no-print-directory browser >&2,:)
+	$(PYTEST) tests/browser -m browser
 
 test-matrix: kafka  ## all that touches a server again on three brokers, with ZooKeeper, with TLS; test-all with more rounds
 	BDLAB_TEST_BROKER=cluster $(REPEAT) 2 $(REPEATED)
@@ -106,10 +110,16 @@ kafka: $(VENV)/.installed  ## fetch Apache Kafka 4, and 3.9 with ZooKeeper, into
 prometheus: $(VENV)/.installed  ## unpack Debian's prometheus and promtool into the user's cache, unless they are installed
 	$(BIN)/python -m tests.servers.prometheus
 
+APT_GET := apt-get -q -o Dpkg::Use-Pty=0
+
+browser:  ## install Debian's Chromium, unless it is there
+	@command -v chromium || { [ "$$(id -u)" = 0 ] && $(APT_GET) update && $(APT_GET) install -y --no-install-recommends chromium; } || \
+	  { echo "There is no chromium. Install your system's package, on Debian as root: apt-get install chromium" >&2; exit 1; }
+
 test-compose: kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
 	$(PYTEST) -m compose -s
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev lock check docs test test-all test-kafka test-tls test-matrix chaos kafka prometheus test-compose dist clean
+.PHONY: help demo dev lock check docs test test-all test-kafka test-tls test-console test-matrix chaos kafka prometheus browser test-compose dist clean

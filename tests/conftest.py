@@ -28,6 +28,7 @@ pytest_plugins: list[str] = [
     "tests.fix_golden",
     "tests.fix_up",
     "tests.fix_rotation",
+    "tests.fix_browser",
 ]
 
 
