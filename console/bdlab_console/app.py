@@ -13,6 +13,7 @@ import structlog
 from litestar import Litestar, MediaType, Request, Response, get
 from litestar.config.csrf import CSRFConfig
 from litestar.contrib.jinja import JinjaTemplateEngine
+from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.plugins.htmx import HTMXPlugin
 from litestar.response import Redirect, Template
@@ -63,6 +64,7 @@ def make_app(parts: Console) -> Litestar:
         before_request=before_request,
         after_request=_with_headers,
         exception_handlers={BdlabError: _failed, HTTPException: _refused, Exception: _defect},
+        state=State({"access": access}),
         openapi_config=None,
         logging_config=None,
         debug=False,

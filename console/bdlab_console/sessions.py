@@ -59,6 +59,14 @@ class Access:
             raise HTTPException(problem.details.detail, status_code=problem.details.status) from problem
         return None
 
+    async def still(self, request: Request[Any, Any, Any]) -> bool:
+        """Return whether who was admitted would be again, as far as that can be told now."""
+        try:
+            await self.gate.admit(request.scope, self.gate.need("read"))
+        except Problem as problem:
+            return problem.details.status not in (401, 403)
+        return True
+
     async def check(self, request: Request[Any, Any, Any], credential: str) -> str:
         """Return why a credential is refused; empty if it is good."""
         scope_of(request)[GIVEN] = [credential.encode()]

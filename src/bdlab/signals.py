@@ -9,6 +9,8 @@ from types import FrameType
 import structlog
 
 log = structlog.get_logger()
+ENDLESS = "bdlab.endless"
+"""The key in a request's scope of an answer that goes on until its server stops; it is not waited for then."""
 
 
 def termination_signals() -> tuple[signal.Signals, ...]:

@@ -16,6 +16,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bdlab.errors import BdlabError, InvalidInput
+from bdlab.signals import ENDLESS
 
 MAX_HEAD_BYTES = 32 << 10  # of a request's head, and of chunk headers and trailers of its body
 HEAD_S = 10.0  # how long a client may take for a request's head, and for a TLS handshake
@@ -116,6 +117,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().shutdown()
         if self._refused or self.transport.is_closing():
             self.transport.close()
+            return
+        if self._answering() and ENDLESS in self.cycle.scope:
+            self.transport.close()
+            self._until(0.5, self.transport.abort)  # of who does not read
             return
         # Before uvicorn cancels it, which would log a traceback.
         self.loop.call_later(max(self._stop_s - 0.5, 0.0), self.transport.abort)
