@@ -29,6 +29,8 @@ _NOTED_WITHIN_S = 30.0
 State = Literal["open", "returned", "sent", "stored", "superseded", "discarded"]
 OPEN: tuple[State, ...] = ("open", "returned")
 """The states in which somebody has to act."""
+BECAME = {"stored": "stored", "duplicate": "a duplicate of what is stored", "dead": "dead again"}
+"""The outcomes of a replay, for a person."""
 
 
 class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +77,34 @@ class LetterResult(msgspec.Struct, frozen=True, kw_only=True):
     replay: Position | None = None
     problem: str = ""
     outcome: ReplayOutcome | None = None
+
+
+def place(at: Position | tuple[int | str, int]) -> str:
+    """Return a position as arguments and output have it: `3/1207` is partition 3, offset 1207."""
+    partition, offset = at if isinstance(at, tuple) else (at.partition, at.offset)
+    return f"{partition}/{offset}"
+
+
+def state(letter: StoredDeadLetter) -> str:
+    """Return its state in a few words."""
+    if letter.state == "returned":
+        return f"open; came back from {letter.replays} replay{'s' if letter.replays > 1 else ''}"
+    went = {"sent": "sent back as", "stored": "stored as", "superseded": "dead again as"}.get(letter.state)
+    return f"{went} {place(letter.replayed_to or (0, 0))}" if went else letter.state
+
+
+def closed(letter: StoredDeadLetter, *, again: bool = False) -> str:
+    """Return why nothing more is to be done about it; empty if something is. With `again` a letter that was sent back
+    and is not recorded yet is not closed."""
+    if letter.state in OPEN or (letter.state == "sent" and again):
+        return ""
+    replayed = place(letter.replayed_to or (0, 0))
+    return {
+        "sent": f"it was sent back as {replayed}, which no consumer has recorded yet (--again)",
+        "superseded": f"its replay came back dead: what is open is {replayed}",
+        "discarded": f"it was discarded: {letter.discarded_because}",
+        "stored": f"its replay, {replayed}, is stored",
+    }[letter.state]
 
 
 def refusal(letter: StoredDeadLetter, *, max_replays: int) -> str:

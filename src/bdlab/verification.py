@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bdlab.ledger import Account, LogPartition, LogRange, Sighting, log_partition
+from bdlab.ledger import Account, Gap, LogPartition, LogRange, Sighting, log_partition
 from bdlab.log_identity import ADVICE, LogCatalog, ReadRecords, match_log, refusals
 from bdlab.retry import tries
 
@@ -20,7 +20,7 @@ _IDS = 20
 
 class _Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Offsets, and how many records each table has of a partition. `first_offset` and `next_offset` are None for a
-    partition that was never assigned to a consumer."""
+    partition that was never assigned to a consumer. `missing`, `twice` and `outside` are cut to a limit."""
 
     cluster_id: str
     topic: str
@@ -31,6 +31,12 @@ class _Counts(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int = 0
     dead_letters: int = 0
     pruned: int = 0
+    missing_count: int = 0
+    missing: tuple[Gap, ...] = ()
+    twice_count: int = 0
+    twice: tuple[Sighting, ...] = ()
+    outside_count: int = 0
+    outside: tuple[Sighting, ...] = ()
     topic_id: str = ""
     problems: tuple[str, ...] = ()
 
@@ -183,7 +189,7 @@ def _partition(
 
 
 def _counts(account: Account | None) -> dict[str, Any]:
-    names = ("first_offset", "next_offset", "stored", "duplicates", "dead_letters", "pruned")
+    names = set(_Counts.__struct_fields__) & set(Account.__struct_fields__)
     return {name: getattr(account, name) for name in names} if account else {}
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bdlab.deadletters import OPEN, StoredDeadLetter
+from bdlab.deadletters import OPEN, StoredDeadLetter, closed, state
 from bdlab.events import Position, Record
-from bdlab_cli.output.dead_letters import closed, state, summary, table
+from bdlab_cli.output.dead_letters import summary, table
 
 REASON = 'the database refuses the row: new row for relation "predictions" violates check constraint "no_poison"'
 

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from typer import Argument, Exit, Option, Typer
 
 from bdlab import deadletters
-from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult, State, StoredDeadLetter
+from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult, State, place, state
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab_cli.options import Moment, StartupTimeout
 from bdlab_cli.output import dead_letters, terminal
-from bdlab_cli.output.dead_letters import at_place, closed, report, summary, table
+from bdlab_cli.output.dead_letters import report, summary, table
 from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
@@ -44,8 +44,8 @@ def _typed(incomplete: str) -> list[tuple[str, str]]:
     def read() -> None:
         with suppress(BdlabError), _opened(0, stop) as (_, letters):
             for letter in letters.find(wanted, limit=100):
-                where = dead_letters.place(letter.record.position)
-                found.append((where, f"{dead_letters.state(letter)}: {dead_letters.escaped(letter.reason)}"))
+                where = place(letter.record.position)
+                found.append((where, f"{state(letter)}: {dead_letters.escaped(letter.reason)}"))
 
     reader = threading.Thread(target=read, daemon=True)  # a server that hangs ends with the process
     reader.start()
@@ -117,8 +117,10 @@ def show(
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Show one dead letter, with all that its record held."""
+    from bdlab.wiring.letters import at_place
+
     with _opened(startup_timeout) as (_, letters):
-        written = position if offset is None else dead_letters.place((position, offset))
+        written = position if offset is None else place((position, offset))
         letter = at_place(letters, written, cluster)
     terminal.echo_json(summary(letter) | dead_letters.content(letter)) if json else dead_letters.show(letter)
 
@@ -143,14 +145,14 @@ def replay(
 
     Each is a new event at a new position. Exit code 0: all that were chosen are stored (or, with --wait 0,
     sent back); 1: some are not, and it is said why."""
-    from bdlab.credentials import FeedbackTopic
-    from bdlab.kafka.producer import Producer
+    from bdlab.wiring.letters import chosen
+    from bdlab.wiring.letters import replay as send_back
 
     states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
     wanted = replace(wanted, states=states, offset=offset)
     _require_choice(positions, wanted, everything=everything)
     with stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
-        found, results, more = _chosen(letters, positions, wanted, limit, again=again)
+        found, results, more = chosen(letters, positions or (), wanted, limit, again=again)
         returned = 0 if again or positions else letters.count(replace(wanted, states=("returned",)))
         if stop.is_set():
             raise BdlabError("interrupted; nothing was sent back")
@@ -159,13 +161,7 @@ def replay(
                 refusal = partial(deadletters.refusal, max_replays=max_replays)
                 results += [LetterResult(letter=letter, problem=refusal(letter)) for letter in found]
             elif found:
-                topic = session.kafka().server.feedback_topic
-                for credentials, of_feedback in ((session, False), (FeedbackTopic(session), True)):
-                    its = [letter for letter in found if (letter.record.position.topic == topic) is of_feedback]
-                    if its:
-                        with Producer(credentials, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
-                            send, note = producer.publish_raw, letters.record_replays
-                            results.extend(deadletters.replay(its, send, note, max_replays=max_replays))
+                results.extend(send_back(session, letters, found, max_replays=max_replays))
                 results = deadletters.await_replays(results, letters.replay_outcomes, wait_s=wait, stop=stop)
         finally:  # what was sent is said in any case
             done = f"sent back{f', not recorded within {wait:g} s' if wait else ''}"
@@ -195,12 +191,14 @@ def discard(
 
     They stay dead letters to `verify`, and are no longer open to `list`, `replay` and `status`. Exit code 1:
     some were closed already, and it is said how."""
+    from bdlab.wiring.letters import chosen
+
     if not because.strip():
         raise InvalidInput("no reason is given", hint='Say why with --because, such as --because "a test".')
     wanted = replace(wanted, states=(*OPEN, "sent"))
     _require_choice(positions, wanted, everything=everything)
     with _opened(startup_timeout) as (_, letters):
-        found, results, more = _chosen(letters, positions, wanted, limit, again=True)
+        found, results, more = chosen(letters, positions or (), wanted, limit, again=True)
         if not dry_run:
             letters.discard([letter.record.position for letter in found], because=because)
     results += [LetterResult(letter=letter) for letter in found]
@@ -208,18 +206,6 @@ def discard(
     _tell_of_more(more, limit)
     if any(one.problem for one in results):
         raise Exit(BdlabError.exit_code)
-
-
-def _chosen(
-    letters: DeadLetters, positions: list[str] | None, wanted: DeadLetterFilter, limit: int, *, again: bool
-) -> tuple[list[StoredDeadLetter], list[LetterResult], int]:
-    """Return letters to deal with, results of named ones that are closed, and how many more there are than `limit`."""
-    if not positions:
-        found = letters.find(wanted, limit=limit)
-        return found, [], letters.count(wanted) - len(found)
-    named = [at_place(letters, written, wanted.cluster_id) for written in dict.fromkeys(positions)]
-    refused = [LetterResult(letter=one, problem=why) for one in named if (why := closed(one, again=again))]
-    return [one for one in named if not closed(one, again=again)], refused, 0
 
 
 def _report(results: list[LetterResult], done: str, not_done: str, *, as_json: bool) -> None:

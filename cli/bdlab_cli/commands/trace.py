@@ -5,11 +5,12 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
+from bdlab.deadletters import place
 from bdlab.errors import Unhealthy
 from bdlab.hops import HOPS, Trace
 from bdlab_cli.options import StartupTimeout, moment
 from bdlab_cli.output import terminal
-from bdlab_cli.output.dead_letters import escaped, place
+from bdlab_cli.output.dead_letters import escaped
 from bdlab_cli.output.progress import line
 from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal

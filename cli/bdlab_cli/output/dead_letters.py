@@ -2,70 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult, StoredDeadLetter
-from bdlab.errors import InvalidInput
-from bdlab.events import Position
+from bdlab.deadletters import BECAME, LetterResult, StoredDeadLetter, place, state
 from bdlab_cli.output import terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bdlab.postgres.deadletters import DeadLetters
-
 _SHOWN_BYTES = 2000
-_OUTCOMES = {"stored": "stored", "duplicate": "a duplicate of what is stored", "dead": "dead again"}
-_PLACE = re.compile(r"(?:([\w.-]{1,249})/)?(\d{1,9})/(\d{1,18})", re.ASCII)
-
-
-def place(at: Position | tuple[int | str, int]) -> str:
-    """Return a position as arguments and output have it: `3/1207` is partition 3, offset 1207."""
-    partition, offset = at if isinstance(at, tuple) else (at.partition, at.offset)
-    return f"{partition}/{offset}"
-
-
-def at_place(letters: DeadLetters, written: str, cluster: str | None) -> StoredDeadLetter:
-    """Return the dead letter at the position that `written` names. Raises InvalidInput if there is none."""
-    parts = _PLACE.fullmatch(written)
-    if not parts:
-        how = "Write it as PARTITION/OFFSET, such as 3/1207, or TOPIC/PARTITION/OFFSET: `bdlab dlq list`."
-        raise InvalidInput(f"{written!r} is no position", hint=how)
-    wanted = DeadLetterFilter(cluster_id=cluster, topic=parts[1], partition=int(parts[2]), offset=int(parts[3]))
-    found = letters.find(wanted, limit=2)
-    if not found:
-        raise InvalidInput(f"there is no dead letter at {written}", hint="`bdlab dlq list` shows those there are.")
-    if len(found) > 1:
-        logs = ", ".join(f"{at.topic} of {at.cluster_id}" for at in (letter.record.position for letter in found))
-        hint = f"Say which with --cluster, or as TOPIC/{parts[2]}/{parts[3]}."
-        raise InvalidInput(f"several logs have a dead letter at {written}: {logs}", hint=hint)
-    return found[0]
-
-
-def closed(letter: StoredDeadLetter, *, again: bool = False) -> str:
-    """Return why nothing more is to be done about it; empty if something is. With `again` a letter that was sent back
-    and is not recorded yet is not closed."""
-    if letter.state in OPEN or (letter.state == "sent" and again):
-        return ""
-    replayed = place(letter.replayed_to or (0, 0))
-    return {
-        "sent": f"it was sent back as {replayed}, which no consumer has recorded yet (--again)",
-        "superseded": f"its replay came back dead: what is open is {replayed}",
-        "discarded": f"it was discarded: {escaped(letter.discarded_because)}",
-        "stored": f"its replay, {replayed}, is stored",
-    }[letter.state]
-
-
-def state(letter: StoredDeadLetter) -> str:
-    """Return its state in a few words."""
-    if letter.state == "returned":
-        return f"open; came back from {letter.replays} replay{'s' if letter.replays > 1 else ''}"
-    went = {"sent": "sent back as", "stored": "stored as", "superseded": "dead again as"}.get(letter.state)
-    return f"{went} {place(letter.replayed_to or (0, 0))}" if went else letter.state
 
 
 def table(found: Sequence[StoredDeadLetter], title: str) -> Table:
@@ -120,13 +68,13 @@ def content(letter: StoredDeadLetter) -> dict[str, Any]:
 def report(result: LetterResult, done: str, not_done: str, *, as_json: bool) -> str:
     """Print what became of one letter, and return the word for it: `done` if nothing else is known."""
     at, new, outcome = result.letter.record.position, result.replay, result.outcome
-    kind = not_done if result.problem else _OUTCOMES[outcome.became] if outcome else done
+    kind = not_done if result.problem else BECAME[outcome.became] if outcome else done
     if as_json:
         fields = {"position": at, "replay": new, "problem": result.problem}
         fields |= {"became": outcome and outcome.became, "reason": outcome.reason if outcome else ""}
         terminal.echo_json(msgspec.to_builtins(fields))
     else:
-        why = result.problem or (escaped(outcome.reason) if outcome else "")
+        why = escaped(result.problem or (outcome.reason if outcome else ""))
         moved = f"now {place(new)}, " if new else ""
         terminal.echo(f"{place(at)}: {moved}{kind}{f': {why}' if why else ''}")
     return kind
