@@ -15,7 +15,7 @@ from bdlab.postgres.session import ConnectionLimits
 from bdlab.settings import Layers
 from bdlab.vault.identity import Identity
 from bdlab.vault.session import VaultSession
-from bdlab.wiring.checks import own_url
+from bdlab.wiring.checks import Checker, chosen, own_url
 from bdlab_console.shared import Shared
 
 SERVICE = "console"
@@ -25,7 +25,7 @@ CHANGERS = {"replay": "dlq", "promote": "model"}
 
 class Console:
     """The parts, over real servers: `session` at Vault, a `reader` for short questions, `figures` for long ones, the
-    clients `predictions` and `feedback` of the two topics, and what all viewers `shared`."""
+    clients `predictions` and `feedback` of the two topics, the `checker` of `bdlab status`, and what all viewers `shared`."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
@@ -49,6 +49,9 @@ class Console:
             self.predictions = opening.enter_context(closing(admin))
             admin = Admin(FeedbackTopic(self.session), client_id="bdlab-console-feedback", timeout_s=5.0)
             self.feedback = opening.enter_context(closing(admin))
+            wanted = [check for check in chosen((), self.settings.sink) if check != "model"]  # which is of a terminal
+            checker = Checker(self.layers.impatient(), wanted, api_url=self.api_url, service=SERVICE)
+            self.checker = opening.enter_context(checker)
             self.shared = opening.enter_context(closing(Shared()))
             self._open = opening.pop_all()
 

@@ -46,9 +46,12 @@ class Shared:
         """Wait for nobody; what still runs is forgotten."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def get(self, key: Hashable, question: Callable[[], T], *, keep_s: float) -> Answer[T]:
+    async def get(
+        self, key: Hashable, question: Callable[[], T], *, keep_s: float, wait_s: float | None = None
+    ) -> Answer[T]:
         """Return the answer under `key`, at most `keep_s` seconds old. A question that raises BdlabError leaves the
-        value of before, with the error beside it."""
+        value of before, with the error beside it. Whoever has waited `wait_s` seconds gets the answer of before, or one
+        without a value."""
         known = self._answers.get(key)
         if known is not None and time.monotonic() - known.asked_at < keep_s:
             return known
@@ -56,16 +59,18 @@ class Shared:
         if task is None:
             task = self._asking[key] = asyncio.create_task(self._ask(key, question))
             task.add_done_callback(lambda _: self._asking.pop(key, None))
-        return await asyncio.shield(task)
+        await asyncio.wait({task}, timeout=wait_s)
+        return task.result() if task.done() else self._answers.get(key, Answer())
 
     async def _ask(self, key: Hashable, question: Callable[[], T]) -> Answer[T]:
-        before = self._answers.pop(key, Answer[T]())
+        before = self._answers.get(key, Answer[T]())
         now = datetime.now(UTC)
         try:
             answer = Answer(value=await self.run(question), at=now)
         except BdlabError as error:
             answer = Answer(value=before.value, at=before.at, error=error, since=before.since or now)
         answer.asked_at = time.monotonic()
+        self._answers.pop(key, None)
         self._answers[key] = answer
         while len(self._answers) > _KEPT:
             del self._answers[next(iter(self._answers))]

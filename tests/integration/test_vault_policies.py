@@ -52,6 +52,8 @@ CALLS = (
     Call("delete", "kv/metadata/kafka/probe", NOBODY),
     Call("get", "kv/metadata/kafka/credentials", only("inspect", "console")),
     Call("list", "kv/metadata/kafka", NOBODY),
+    Call("post", "kv/metadata/kafka/serve", only("rotate"), {"custom_metadata": {}}),
+    Call("post", "kv/metadata/kafka/serve", NOBODY, {"max_versions": 1}),
     *(Call("list", f"kv/metadata/clients/{name}", only("rotate", "console")) for name in DAEMONS),
     *(Call("get", f"kv/data/clients/{name}/probe", only("rotate", "console")) for name in DAEMONS),
     *(Call("post", f"kv/data/clients/{name}/probe", only(name), {"data": {}}) for name in DAEMONS),
@@ -187,7 +189,7 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
     ),
     "kv/data/database/credentials": each(DATABASE, "read"),
     "kv/metadata/database/credentials": {"inspect": {"read"}},
-    "kv/metadata/kafka/serve": each(("inspect", "console"), "read"),
+    "kv/metadata/kafka/serve": each(("inspect", "console"), "read") | {"rotate": {"update"}},
     "kv/data/kafka/credentials": {
         **each(KAFKA_SERVICES, "read"),
         "migrate": {"create", "read", "update"},

@@ -67,6 +67,12 @@ path "kv/data/kafka/migrate" {
   capabilities = ["read", "update"]
 }
 
+# Beside them, for who may not read them: since which version which user is in use.
+path "kv/metadata/kafka/+" {
+  capabilities       = ["update"]
+  allowed_parameters = { "custom_metadata" = [] }
+}
+
 # Which credentials the running processes of the services use; deletes the reports of those that were killed.
 path "kv/metadata/clients/serve" {
   capabilities = ["list"]

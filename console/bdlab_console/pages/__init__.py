@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bdlab_console.pages import pipeline
+
 if TYPE_CHECKING:
     from bdlab_console.parts import Console
 
-_PAGES: tuple[Callable[[Console], list[Any]], ...] = ()
+_PAGES: tuple[Callable[[Console], list[Any]], ...] = (pipeline.routes,)
 
 
 def routes(parts: Console) -> list[Any]:

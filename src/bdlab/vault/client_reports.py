@@ -39,6 +39,11 @@ class ClientReport(msgspec.Struct, frozen=True):
     secret_id: str
     until: datetime | None
 
+    @property
+    def ended(self) -> bool:
+        """Whether the token of its process has run out."""
+        return self.until is not None and self.until <= datetime.now(UTC)
+
     def __str__(self) -> str:
         until = f", its token ends at {self.until:%H:%M:%S} UTC" if self.until else ""
         return f"{self.service} client {self.name}{until}"
@@ -100,8 +105,8 @@ class ClientReporter:
 def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]:
     """Delete the reports that have run out, and those of killed processes of this identity folder. Return the others,
     sorted by name. Raises VaultError."""
-    path, found, folder, killed = f"clients/{identity.service}", [], identity.folder / _FOLDER, set()
-    listed = f"{client.settings.kv_mount}/metadata/{path}"
+    folder, killed = identity.folder / _FOLDER, set()
+    listed = f"{client.settings.kv_mount}/metadata/clients/{identity.service}"
     names = (client.read_if_present(f"{listed}?list=true") or {}).get("keys", ())
     with contextlib.ExitStack() as held:  # meanwhile no process takes the name of a killed one
         for file in folder.iterdir() if folder.is_dir() else ():
@@ -111,15 +116,22 @@ def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]
                     killed.add(file.name)
         for name in killed.intersection(names):
             client.request("delete", f"{listed}/{name}")
-    for name in sorted(set(names) - killed):
+    found = read_reports(client, identity.service)
+    for report in (each for each in found if each.ended):
+        client.request("delete", f"{listed}/{report.name}")
+    return [report for report in found if not report.ended]
+
+
+def read_reports(client: VaultClient, service: str) -> list[ClientReport]:
+    """Return the reports of the processes of `service`, also those that have ended, sorted by name. Raises VaultError."""
+    listed, found = f"{client.settings.kv_mount}/metadata/clients/{service}?list=true", []
+    names = (client.read_if_present(listed) or {}).get("keys", ())
+    for name in sorted(names):
         with contextlib.suppress(SecretMissing):  # its process ended meanwhile
-            values, _ = client.read_kv(f"{path}/{name}")
+            values, _ = client.read_kv(f"clients/{service}/{name}")
             until = datetime.fromisoformat(values["until"]) if values.get("until") else None
-            if until and until <= datetime.now(UTC):
-                client.request("delete", f"{listed}/{name}")
-                continue
             version = int(values["kafka_version"])
-            found.append(ClientReport(identity.service, name, version, values["secret_id"], until))
+            found.append(ClientReport(service, name, version, values["secret_id"], until))
     return found
 
 

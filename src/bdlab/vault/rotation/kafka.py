@@ -12,12 +12,13 @@ the same state."""
 
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
 
 from bdlab.credentials import KafkaLogin
-from bdlab.errors import VaultError
+from bdlab.errors import PolicyDenied, VaultError
 from bdlab.retry import tries
 from bdlab.settings import Secret
 from bdlab.vault.client_reports import ClientReport
@@ -58,11 +59,12 @@ class _UserRotation:
         """Do steps 1 and 2; if an earlier run did, make sure that the broker knows the active user."""
         if self.resumed:
             self._broker.put(self.service, self._login(""))
-            return
-        self._renew_idle()
-        for field in ("username", "password"):
-            self.values[field], self.values[f"idle_{field}"] = self.values[f"idle_{field}"], self.values[field]
-        self._write(**{_SWITCHED: str(self.version + 1)})
+        else:
+            self._renew_idle()
+            for field in ("username", "password"):
+                self.values[field], self.values[f"idle_{field}"] = self.values[f"idle_{field}"], self.values[field]
+            self._write(**{_SWITCHED: str(self.version + 1)})
+        self._note(username=self.values["username"], former=self.values["idle_username"], since=self.values[_SWITCHED])
 
     def late(self) -> list[ClientReport]:
         """Return the processes that have not reported that they use the new user."""
@@ -75,8 +77,9 @@ class _UserRotation:
         self._renew_idle()
         if all(self._broker.accepts(former) for _ in tries(15.0)):
             raise refusal(VaultError, "former_works", user=former.username)
-        del self.values[_SWITCHED]
+        since = self.values.pop(_SWITCHED)
         self._write()
+        self._note(username=self.values["username"], former="", since=since)
 
     def result(self, outcome: RotationOutcome, detail: str = "") -> Rotation:
         after = "" if outcome.startswith("would") else f"{self.values['username']} v{self.version}"
@@ -94,6 +97,13 @@ class _UserRotation:
             if "check-and-set" not in error.message:
                 raise
             raise refusal(VaultError, "written_meanwhile", error=error) from error
+
+    def _note(self, **told: str) -> None:
+        """Tell in the metadata, for those who may not read the secret, whose login it is `since` which version, and the
+        `former` user if that still works."""
+        path = f"{self._run.vault.kv_mount}/metadata/kafka/{self.service}"
+        with suppress(PolicyDenied):  # by a policy of an older version
+            self._run.session.ask(lambda client: client.write(path, {"custom_metadata": told}))
 
     def _login(self, prefix: str) -> KafkaLogin:
         user, password = (self.values[f"{prefix}{field}"] for field in ("username", "password"))
