@@ -25,7 +25,8 @@ CHANGERS = {"replay": "dlq", "promote": "model"}
 
 class Console:
     """The parts, over real servers: `session` at Vault, a `reader` for short questions, `figures` for long ones, the
-    clients `predictions` and `feedback` of the two topics, the `checker` of `bdlab status`, and what all viewers `shared`."""
+    clients `predictions` and `feedback` of the two topics, the `checker` of `bdlab status`, what all viewers
+    `shared`."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers

@@ -15,7 +15,7 @@ from litestar import Request, get, post
 from litestar.response import Redirect, Template
 
 from bdlab.errors import TopicMissing
-from bdlab.health import CheckResult, Report, healthy, not_made, unhealthy
+from bdlab.health import CheckResult, Report, State, healthy, not_made, unhealthy
 from bdlab.health.findings import Diagnosis
 from bdlab.health.remote import fetch
 from bdlab.ledger import LogPartition, log_partition
@@ -27,13 +27,18 @@ from bdlab_console.rendering import page
 
 _KEEP_S, _DOCTOR_S, _WAIT_S = 5.0, 60.0, 0.8
 _ASKED = re.compile(rb"^bdlab_predictions_total{[^}]*} (\S+)$", re.MULTILINE)
-#: Each part: its name, what it is, and what the names of its checks begin with.
-_PARTS = {
-    "serve": ("bdlab serve", "HTTP API: scores, waits for the ack", ("api",)),
-    "kafka": ("Kafka", "the logs", ("kafka.brokers", "kafka.topic", "feedback.topic", "log", "kafka.cert")),
-    "consume": ("bdlab consume", "one transaction a batch", ("consumer", "kafka.lag", "feedback.lag")),
-    "postgres": ("PostgreSQL", "rows, duplicates, dead letters, offsets", ("postgres.",)),
-    "vault": ("Vault", "identities, database logins as leases, Kafka users, certificates", ("vault.",)),
+#: Each part: its name, what it is, what the names of its checks begin with, and those that say how it is.
+_PARTS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
+    "serve": ("bdlab serve", "HTTP API: scores, waits for the ack", ("api",), ("api",)),
+    "kafka": (
+        "Kafka",
+        "the log of each topic",
+        ("kafka.brokers", "kafka.topic", "feedback.topic", "log", "kafka.cert"),
+        ("kafka.topic", "feedback.topic"),
+    ),
+    "consume": ("bdlab consume", "one transaction a batch", ("consumer", "kafka.lag", "feedback.lag"), ("kafka.lag",)),
+    "postgres": ("PostgreSQL", "duplicates, dead letters and offsets too", ("postgres.",), ("postgres.rows",)),
+    "vault": ("Vault", "identities, database leases, Kafka users, certificates", ("vault.",), ("vault.unsealed",)),
 }
 
 
@@ -65,12 +70,13 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Part(NamedTuple):
-    """A part, its gravest check, and since when the console has seen it in that state."""
+    """A part, what its checks say, and since when the console has seen it in that state."""
 
     key: str
     name: str
     what: str
-    check: CheckResult
+    message: str
+    state: State
     since: datetime
 
 
@@ -103,15 +109,18 @@ class Pipeline:
         return not_made("consumer", "nothing is stored now, and no address is known for the consumers", hint)
 
     def parts(self, report: Report) -> dict[str, Part]:
-        """Return the parts, each with its gravest check."""
+        """Return the parts, each with what its gravest check says."""
         found = {}
-        for key, (name, what, begin) in _PARTS.items():
+        for key, (name, what, begin, tell) in _PARTS.items():
             checks = [check for check in report.checks if check.name.startswith(begin)]
             state = Report(tuple(checks)).state
             check = next((each for each in checks if each.state == state), not_made(key, "not looked at yet"))
             if self._since.get(key, ("",))[0] != state:
                 self._since[key] = state, datetime.now(UTC)
-            found[key] = Part(key, name, what, check, self._since[key][1])
+            told = "; ".join(each.message for each in checks if each.name in tell)
+            found[key] = Part(
+                key, name, what, told if state == "healthy" else check.message, state, self._since[key][1]
+            )
         return found
 
     def flow(self) -> Flow:
@@ -170,7 +179,7 @@ def routes(parts: Console) -> list[Any]:
         )
         checks = report.value or Report(())
         seen, ends, now = pipeline.parts(checks), pipeline.ends(checks), datetime.now(UTC)
-        ill = [f"{each.name} ({each.check.state})" for each in seen.values() if each.check.state != "healthy"]
+        ill = [f"{each.name} ({each.state})" for each in seen.values() if each.state != "healthy"]
         looks: dict[str, Any] = {"report": report, "flow": flow, "doctor": doctor, "checks": checks.checks}
         return page(request, template, parts=seen, ill=ill, ends=ends, now=now, **looks)
 

@@ -123,7 +123,7 @@ def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]
 
 
 def read_reports(client: VaultClient, service: str) -> list[ClientReport]:
-    """Return the reports of the processes of `service`, also those that have ended, sorted by name. Raises VaultError."""
+    """Return the reports of the processes of `service`, sorted by name, ended ones too. Raises VaultError."""
     listed, found = f"{client.settings.kv_mount}/metadata/clients/{service}?list=true", []
     names = (client.read_if_present(listed) or {}).get("keys", ())
     for name in sorted(names):
