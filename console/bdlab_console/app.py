@@ -74,9 +74,9 @@ def make_app(parts: Console) -> Litestar:
         "pages": rendering.PAGES,
         "asset": _asset,
         "version": version("bdlab"),
-        "masked": parts.settings.console.mask_texts,
     }
-    engine.filters |= {"inert": rendering.inert}
+    engine.filters |= {"inert": rendering.inert, "text": rendering.text}
+    app.state.mask_texts = parts.settings.console.mask_texts
     return app
 
 

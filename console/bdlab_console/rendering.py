@@ -27,12 +27,23 @@ PAGES = (
 def common(request: Request[Any, Any, Any]) -> dict[str, Any]:
     """Return what every page shows: who is signed in, and which page it is."""
     who = request.scope.get(CALLER)
-    return {"path": request.url.path, "caller": who.name if who else "", "signed_in": bool(who)}  # type: ignore[attr-defined]
+    signed_in = {"caller": who.name if who else "", "signed_in": bool(who)}  # type: ignore[attr-defined]
+    return {"path": request.url.path, "hide": hides(request), **signed_in}
+
+
+def hides(request: Request[Any, Any, Any]) -> bool:
+    """Return whether the texts of inputs are masked on this page: the setting says so, and nobody asked for them."""
+    return bool(request.app.state.mask_texts and request.query_params.get("texts") != "shown")
 
 
 def page(request: Request[Any, Any, Any], name: str, *, status_code: int = 200, **context: Any) -> Template:
     """Return a page made from the template `name` and `context`."""
     return Template(name, context=common(request) | context, status_code=status_code)
+
+
+def text(value: object, hide: bool) -> Markup:
+    """Return an input's text as `inert` does; if it is masked, how long it is. Values that are no strings stay."""
+    return Markup(f"••• ({len(value)} characters)") if hide and isinstance(value, str) else inert(value)
 
 
 def inert(text: object) -> Markup:
