@@ -43,7 +43,7 @@ def page(request: Request[Any, Any, Any], name: str, *, status_code: int = 200, 
 
 def text(value: object, hide: bool) -> Markup:
     """Return an input's text as `inert` does; if it is masked, how long it is. Values that are no strings stay."""
-    return Markup(f"••• ({len(value)} characters)") if hide and isinstance(value, str) else inert(value)
+    return Markup("••• ({} characters)").format(len(value)) if hide and isinstance(value, str) else inert(value)
 
 
 def inert(text: object) -> Markup:

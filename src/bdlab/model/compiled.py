@@ -67,25 +67,44 @@ def review_score(
 
 
 class Labels(dict[int, str]):
-    """Maps the number of a term to its label; empty if the term says nothing, as function words alone. A label has no
-    punctuation, and `not` before a marked token. Labels are made when they are first read."""
+    """Maps the number of a term to its label. Labels are made when they are first read."""
 
     def __init__(self, every: Sequence[str]) -> None:
         super().__init__()
         self._terms = every
 
     def __missing__(self, number: int) -> str:
-        words = [word for word in self._terms[number].split() if word not in terms.STOPS]
-        plain = [word.removeprefix(terms.NEGATED) for word in words]
-        if all(word in TELL_NOTHING for word in plain):
-            label = ""
-        else:
-            shown = [terms.CONTRACTIONS.get(word, word) for word in plain]
-            if words[0].startswith(terms.NEGATED):
-                shown.insert(0, "not")
-            label = " ".join(shown)
-        self[number] = label
+        label = self[number] = label_of(self._terms[number].split())
         return label
+
+
+def label_of(term: Sequence[str]) -> str:
+    """Return the label of a term's tokens; empty if they say nothing, as function words alone. It has no punctuation,
+    and `not` before a marked token."""
+    words = [word for word in term if word not in terms.STOPS]
+    plain = [word.removeprefix(terms.NEGATED) for word in words]
+    if all(word in TELL_NOTHING for word in plain):
+        return ""
+    shown = [terms.CONTRACTIONS.get(word, word) for word in plain]
+    return " ".join(["not", *shown] if words[0].startswith(terms.NEGATED) else shown)
+
+
+def weighed(text: str, explanation: Iterable[Term]) -> list[tuple[str, float]]:
+    """Return `text` in pieces, each with the stars of the term of an explanation that covers it, 0 if none does; of
+    several the strongest."""
+    weights, found, places = {each.term: each.weight for each in explanation}, terms.located_tokens(text), {}
+    for first, second in pairwise([*found, (0, 0, terms.STOPS[0])]):
+        for term in ([first], [first, second]):
+            weight = weights.get(label_of([token for *_, token in term]), 0.0)
+            for start, end, token in term:
+                if token not in terms.STOPS:
+                    places[start, end] = max(weight, places.get((start, end), 0.0), key=abs)
+    pieces, done = list[tuple[str, float]](), 0
+    for (start, end), weight in sorted(places.items()):
+        if weight:
+            pieces += [(text[done:start], 0.0), (text[start:end], weight)]
+            done = end
+    return [*pieces, (text[done:], 0.0)]
 
 
 @cache

@@ -57,6 +57,11 @@ _BACKSLASHED = re.compile(r"\\{1,4}'")
 # UTF-8 that was read as Windows-1252 or Latin-1: general punctuation, and the small letters with accents.
 _BYTES = {ord(char): byte for byte in range(0x80, 0xA0) for char in bytes([byte]).decode("cp1252", "ignore")}
 _MANGLED = re.compile(f"â[\x80-\xbf{''.join(map(chr, _BYTES))}]{{2}}|[ÂÃ][\xa0-\xbf]")
+#: A tag, characters that may make a token together, or any other one.
+_WORD = re.compile(
+    rf"{_TAG.pattern}|(?:{_ENTITY.pattern}|{_MANGLED.pattern}|{_APOSTROPHE.pattern}|{_INVISIBLE.pattern}"
+    r"|['`\\\u0300-\u036f]|[^\W_])+|(?s:.)"
+)
 # Sorting the accents of a letter takes quadratic time, so a text is composed in pieces, cut between words.
 _PIECE = re.compile(r"(?s).{1,250}(?!\S)|.{1,250}")
 
@@ -175,6 +180,19 @@ def literal_tokens(text: str) -> list[str]:
         found = text.replace(".", " . ").replace("!", " ! ").replace("?", " ? ").split()
     else:
         found = _TOKEN.findall(text.lower().replace("'", "").replace("’", ""))
+    return _marked(found)
+
+
+def located_tokens(text: str) -> list[tuple[int, int, str]]:
+    """Return the tokens of `tokens`, each with the start and the end of the characters in `text` that it is made of."""
+    found = [
+        (*piece.span(), token.removeprefix(NEGATED)) for piece in _WORD.finditer(text) for token in tokens(piece[0])
+    ]
+    marked = _marked([token for *_, token in found])
+    return [(start, end, token) for (start, end, _), token in zip(found, marked, strict=True)]
+
+
+def _marked(found: list[str]) -> list[str]:
     if NEGATIONS.isdisjoint(found):
         return found
     reach = 0

@@ -18,9 +18,9 @@ from bdlab.postgres.session import ConnectionLimits
 from bdlab.vault.session import VaultSession
 
 
-def trace(session: VaultSession, stop: threading.Event, asked: str, *, since: datetime, look_s: float) -> list[Trace]:
+def trace(session: VaultSession, stop: threading.Event, asked: str, *, since: datetime, look_s: float, records: dict[Position, Record] | None = None) -> list[Trace]:
     """Return what became of what `asked` names; of a trace of its first 100 predictions. Rows of a trace are looked for
-    `since` a moment, and what is not stored on the topic, for `look_s` seconds."""
+    `since` a moment, and what is not stored on the topic, for `look_s` seconds. `records` gets those that were found."""
     wanted = parse(asked)
     limits = ConnectionLimits(statement_s=600, silence_s=900)  # a trace id has no index
     with (
@@ -28,7 +28,7 @@ def trace(session: VaultSession, stop: threading.Event, asked: str, *, since: da
         Reader(session, application_name="bdlab trace", limits=limits) as reader,
         DeadLetters(session) as letters,
     ):
-        search = _Search(wanted, admin, reader)
+        search = _Search(wanted, admin, reader, {} if records is None else records)
         topic = session.kafka().server.topic
         found = [*search.rows(topic, since), *search.letters(letters, topic)]
         if wanted.trace_id or not found:
@@ -37,8 +37,8 @@ def trace(session: VaultSession, stop: threading.Event, asked: str, *, since: da
 
 
 class _Search:
-    def __init__(self, wanted: Wanted, admin: Admin, reader: Reader) -> None:
-        self._wanted, self._admin, self._reader = wanted, admin, reader
+    def __init__(self, wanted: Wanted, admin: Admin, reader: Reader, records: dict[Position, Record]) -> None:
+        self._wanted, self._admin, self._reader, self._records = wanted, admin, reader, records
         self._key, self._looked = wanted.id, ""
         self._ranges: dict[int, LogRange] = {}
         self._away: BrokerError | None = None
@@ -67,8 +67,10 @@ class _Search:
             record = next(self._admin.records_from(held, {at.partition: at.offset}, 5.0), None)
         except BrokerError as error:
             return None, f"the broker does not tell: {error.message}"
-        same = record is not None and record.key == key.encode()
-        return (record, "") if same else (None, "the topic has another record there")
+        if record is None or record.key != key.encode():
+            return None, "the topic has another record there"
+        self._records[at] = record
+        return record, ""
 
     def letters(self, letters: DeadLetters, topic: str) -> Iterator[Trace]:
         at = {"partition": self._wanted.partition, "offset": self._wanted.offset}
@@ -76,6 +78,7 @@ class _Search:
         wanted = DeadLetterFilter(topic=topic, **which)
         for one in [] if self._wanted.trace_id else letters.find(wanted, limit=100):
             fields: dict[str, Any] = {"outcome": "dead letter", "position": one.record.position, "reason": one.reason}
+            self._records[one.record.position] = one.record
             replayed = "{}/{}".format(*one.replayed_to) if one.replayed_to else ""
             yield trace_of({"stored_at": one.recorded_at}, one.record, replayed_to=replayed, **fields)
 
@@ -93,6 +96,7 @@ class _Search:
                 asked = wanted.id or wanted.trace_id or ""
                 same = wanted.partition is not None or asked.encode() == (trace if wanted.trace_id else key)
                 if same:
+                    self._records[at] = record
                     ahead = at.offset - self._next[at.partition]
                     yield trace_of({}, record, outcome="on the topic", position=at, ahead=ahead)
                 count += 1

@@ -40,6 +40,20 @@ WHERE (%(id)s::uuid IS NULL OR p.id = %(id)s::uuid)
          AND r.log_id = (SELECT max(log_id) FROM logs WHERE topic = %(topic)s AND closed_at IS NULL)))
 ORDER BY p.stored_at, p.id LIMIT 100
 
+-- name: way
+-- The row of an id, how often its position is recorded in all tables, and up to where its partition is.
+SELECT p.model, p.partition, p."offset", p.received_at, p.created_at, p.appended_at, p.read_at, p.stored_at,
+       (SELECT count(*) FROM recorded_positions r
+        WHERE (r.log_id, r.partition, r."offset") = (p.log_id, p.partition, p."offset")) AS recorded, s.next_offset
+FROM predictions p LEFT JOIN sink_offsets s USING (log_id, partition) WHERE p.id = %(id)s::uuid
+
+-- name: feedback_of
+SELECT * FROM feedback WHERE prediction_id = %(id)s::uuid AND pruned_at IS NULL
+ORDER BY created_at DESC, id DESC LIMIT 20
+
+-- name: rescored_of
+SELECT * FROM rescored WHERE id = %(id)s::uuid ORDER BY scored_at DESC LIMIT 50
+
 -- name: kept
 SELECT min(stored_at) AS oldest, (SELECT max(pruned_at) FROM checkpoints) AS pruned_at FROM predictions
 
