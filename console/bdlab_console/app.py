@@ -70,12 +70,8 @@ def make_app(parts: Console) -> Litestar:
         debug=False,
     )
     engine = app.template_engine.engine  # type: ignore[union-attr]
-    engine.globals |= {
-        "pages": rendering.PAGES,
-        "asset": _asset,
-        "version": version("bdlab"),
-    }
-    engine.filters |= {"inert": rendering.inert, "text": rendering.text}
+    engine.globals |= {"pages": rendering.PAGES, "asset": _asset, "version": version("bdlab")}
+    engine.filters |= {"inert": rendering.inert, "text": rendering.text, "words": rendering.words}
     app.state.mask_texts = parts.settings.console.mask_texts
     return app
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 from litestar import Request
 from litestar.response import Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from bdlab.events import Term
+from bdlab.model.compiled import weighed
 from bdlab.serving.access import CALLER
 
 PAGES = (
@@ -49,8 +53,25 @@ def text(value: object, hide: bool) -> Markup:
 def inert(text: object) -> Markup:
     """Return a text of somebody as HTML that does nothing: escaped, isolated from the direction of what is around it,
     and with a symbol for each character that has no glyph, such as ESC or one that turns the direction."""
+    return Markup("<bdi>{}</bdi>").format(_visible(str(text)))
+
+
+def words(text: str, explanation: Sequence[Term]) -> Markup:
+    """Return a text as `inert` does, with a class for the words that terms of the explanation cover: p1 to p5 if they
+    add to the prediction, n1 to n5 if they take from it, by their share of the strongest."""
+    pieces = weighed(text, explanation)
+    most = max((abs(each.weight) for each in explanation), default=0.0)
+    marked = Markup('<mark class="{}{}" title="{:+.2f}">{}</mark>').format
+    shown = (
+        marked("p" if weight > 0 else "n", ceil(5 * abs(weight) / most), weight, _visible(piece))
+        if weight else escape(_visible(piece)) for piece, weight in pieces
+    )  # fmt: skip
+    return Markup("<bdi>{}</bdi>").format(Markup().join(shown))
+
+
+def _visible(text: str) -> str:
     shown = []
-    for mark in str(text):
+    for mark in text:
         code = ord(mark)
         if code < 0x20 and mark not in "\n\t":
             shown.append(chr(0x2400 + code))
@@ -60,4 +81,4 @@ def inert(text: object) -> Markup:
             shown.append(f"\u27e8U+{code:04X}\u27e9")
         else:
             shown.append(mark)
-    return Markup("<bdi>{}</bdi>").format("".join(shown))
+    return "".join(shown)

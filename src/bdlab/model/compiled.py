@@ -92,7 +92,8 @@ def label_of(term: Sequence[str]) -> str:
 def weighed(text: str, explanation: Iterable[Term]) -> list[tuple[str, float]]:
     """Return `text` in pieces, each with the stars of the term of an explanation that covers it, 0 if none does; of
     several the strongest."""
-    weights, found, places = {each.term: each.weight for each in explanation}, terms.located_tokens(text), {}
+    weights, found = {each.term: each.weight for each in explanation}, terms.located_tokens(text)
+    places: dict[tuple[int, int], float] = {}
     for first, second in pairwise([*found, (0, 0, terms.STOPS[0])]):
         for term in ([first], [first, second]):
             weight = weights.get(label_of([token for *_, token in term]), 0.0)

@@ -18,9 +18,17 @@ from bdlab.postgres.session import ConnectionLimits
 from bdlab.vault.session import VaultSession
 
 
-def trace(session: VaultSession, stop: threading.Event, asked: str, *, since: datetime, look_s: float, records: dict[Position, Record] | None = None) -> list[Trace]:
+def trace(
+    session: VaultSession,
+    stop: threading.Event,
+    asked: str,
+    *,
+    since: datetime,
+    look_s: float,
+    records: dict[Position, Record] | None = None,
+) -> list[Trace]:
     """Return what became of what `asked` names; of a trace of its first 100 predictions. Rows of a trace are looked for
-    `since` a moment, and what is not stored on the topic, for `look_s` seconds. `records` gets those that were found."""
+    `since` a moment, and what is not stored on the topic, for `look_s` seconds. `records` gets those found."""
     wanted = parse(asked)
     limits = ConnectionLimits(statement_s=600, silence_s=900)  # a trace id has no index
     with (
