@@ -102,7 +102,7 @@ def test_with_only_pypi_in_reach_it_runs_any_model_in_memory_and_says_so(
     settings = elsewhere / "jgo.conf"
     settings.write_text("[repositories]\ncentral = http://127.0.0.1:1/maven\n")
     environment |= {"XDG_CACHE_HOME": str(elsewhere), "M2_REPO": str(elsewhere), "BDLAB_STACK_BROKER": "auto"}
-    done = demo(environment | {"JGO_CONFIG_FILE": str(settings)}, "--model", str(houses(elsewhere)))
+    done = demo(environment | {"JGO_CONFIG_FILE": str(settings)}, "--keep", "--model", str(houses(elsewhere)))
     assert done.returncode == 0, done.stdout + done.stderr
     for step in ("6 houses over HTTP", "6 houses with", "12 rows"):
         assert step in done.stderr
@@ -110,6 +110,7 @@ def test_with_only_pypi_in_reach_it_runs_any_model_in_memory_and_says_so(
         assert column in done.stdout
     assert "verified: 12 stored" in done.stdout
     assert "no second version is trained" in done.stderr
+    assert "Watch it in the console until it ends: http://127.0.0.1:" in done.stderr
     first = " ".join(done.stderr.splitlines()[:2])
     assert "in memory only: what is not stored yet is lost when it ends" in first
     assert "127.0.0.1:1/maven" in first

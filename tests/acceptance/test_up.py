@@ -46,6 +46,7 @@ INTEGRATION_TEST = Path(__file__).parents[2] / "infra" / "test_kafka_integration
 def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
     up = start_up(data_dir, **HOSTILE_LIBPQ)
+    console = up.wait_for(r"^  Console +(http\S+)$")[1]
     if DEFAULT_BROKER == "kafka":
         up.wait_for(r"Broker +127.0.0.1:\d+ +\(Apache Kafka 4[\d.]+, secured, its log on disk\)")
     curl = up.wait_for(r"^ +(curl .*-X POST .*)$")[1]
@@ -65,10 +66,11 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     # What programs of others take: libpq's own variables, and where the broker is.
     bare = shell(
         f"{evaluate}\nexec 3<>/dev/tcp/${{KAFKA_BOOTSTRAP_SERVERS/:/\\/}}\n"
-        'echo "$BDLAB_STACK_DATA_DIR|$PGHOST|$PGPORT|$PGDATABASE"'
+        "curl -sS --fail ${BDLAB_HTTP_CA_FILE:+--cacert $BDLAB_HTTP_CA_FILE} $CONSOLE_URL/health/live > /dev/null\n"
+        'echo "$BDLAB_STACK_DATA_DIR|$CONSOLE_URL|$PGHOST|$PGPORT|$PGDATABASE"'
     )
     assert bare.returncode == 0, bare.stderr
-    place = [str(data_dir), up.endpoint.postgres_host, str(up.endpoint.postgres_port), "bdlab"]
+    place = [str(data_dir), console, up.endpoint.postgres_host, str(up.endpoint.postgres_port), "bdlab"]
     assert bare.stdout.strip().split("|") == place
     steps = shell(f"{shlex.quote(str(INTEGRATION_TEST))} --local {shlex.quote(str(data_dir))}")
     assert steps.returncode == 0, steps.stdout + steps.stderr
@@ -102,7 +104,7 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     # Ctrl-C: in reverse order of the start; what is on a broker in memory is stored first.
     assert again.signal_and_wait(signal.SIGINT) == 0
     stopped = [line.split()[2] for line in again.rest() if line.startswith("✓ stopped")]
-    assert stopped == ["serve", "consume-1", DEFAULT_BROKER, "postgres", "openbao"]
+    assert stopped == ["console", "serve", "consume-1", DEFAULT_BROKER, "postgres", "openbao"]
     stored_first = any("stored what was on the broker" in line for line in again.lines)
     assert stored_first == (DEFAULT_BROKER == "tansu")
     assert again.folder.processes() == []
@@ -137,7 +139,7 @@ def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up:
     assert "closed log" in done.stdout
     assert "in memory only" in done.stdout
     assert answer["id"] in {row["id"] for row in get(up.endpoint, "/predictions?limit=100")}
-    for name in ("openbao", "postgres", "consume-1", "serve"):
+    for name in ("openbao", "postgres", "consume-1", "serve", "console"):
         os.kill(json.loads((up.folder.records / f"{name}.json").read_text())["pid"], signal.SIGKILL)
         up.wait_for(f"{name}: ended .killed by SIGKILL.")
         up.wait_for(f"restarted {name}")
@@ -180,8 +182,10 @@ def test_a_vault_whose_keys_never_reached_the_disk_begins_anew(short_path: Path,
         client.close()
     keys_file = folder / "vault-keys.json"
     keys_file.touch(0o600)
-    up = start_up(folder, "--broker", "tansu")
+    up = start_up(folder, "--broker", "tansu", BDLAB_CONSOLE_REQUIRE_KEY="no scope")
     up.wait_for("openbao: the first start was cut off .* begins anew")
+    up.wait_for("console: the pipeline runs without it")
+    up.wait_for("Console +did not start: .*console.log says why")
     up.wait_for("eval")
     assert post(up.endpoint, {"text": "Good."})[0] == 200
     assert up.signal_and_wait(signal.SIGTERM) == 0
@@ -249,6 +253,7 @@ def test_a_folder_keeps_its_model_and_its_deployment(
     up.wait_for(r"Model +small@0\.0\.1")
     up.wait_for("eval")
     assert get(up.endpoint, "/health")["model"] == "small@0.0.1"
+    assert up.endpoint.console_url
     terminal = f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\n'
     elsewhere = "export BDLAB_MODEL_PATH=elsewhere BDLAB_DEPLOYMENT=another\n"
     done = shell(f"{elsewhere}{terminal}bdlab predict Good --json\nbdlab status\nenv\nbdlab verify --wait 60")

@@ -69,7 +69,7 @@ def load(up: Up, ca_file: Path) -> Iterator[list[object]]:
 def pids(folder: DataFolder) -> dict[str, int]:
     return {
         name: json.loads((folder.records / f"{name}.json").read_text())["pid"]
-        for name in ("openbao", "postgres", "serve", "consume-1")
+        for name in ("openbao", "postgres", "serve", "consume-1", "console")
     }
 
 
@@ -85,7 +85,7 @@ def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..
     assert done.returncode == 0, done.stderr
 
     # Plaintext is refused by all of them.
-    for name in ("http", "openbao", "consume-1"):
+    for name in ("http", "openbao", "consume-1", "console"):
         with socket.create_connection(("127.0.0.1", port[name]), 10) as plain:
             plain.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b""
@@ -98,7 +98,7 @@ def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..
     # Another authority is not taken for theirs.
     other = tmp_path / "other.pem"
     other.write_text(temporary_certificates(("other",), ttl_s=60)["other"].ca_pem)
-    for name in ("http", "openbao", "postgres", "consume-1"):
+    for name in ("http", "openbao", "postgres", "consume-1", "console"):
         with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
             shown_certificate("127.0.0.1", port[name], ca_file=str(other), postgres=name == "postgres")
     for variable, command in (("VAULT_CACERT", "predict Good."), ("BDLAB_VAULT_CA_FILE", "verify")):
@@ -110,7 +110,7 @@ def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..
     # A renewal under load: nothing fails, and no process is another one.
     before = pids(up.folder)
     with load(up, ca_file) as results:
-        first = {name: shown(up, name) for name in ("http", "openbao", "postgres", "consume-1")}
+        first = {name: shown(up, name) for name in ("http", "openbao", "postgres", "consume-1", "console")}
         until(lambda: all(shown(up, name).der != first[name].der for name in first), 3 * TTL_S)
         # The first ones are over.
         outlive(each.ends_at for each in first.values())

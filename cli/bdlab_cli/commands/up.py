@@ -16,6 +16,7 @@ def up(
     *,
     data_dir: DataDir = DATA_DIR,
     http_port: Annotated[int | None, setting("http.port", "8000, or a free one", min=1, max=65535)] = None,
+    console_port: Annotated[int | None, setting("console.port", "8001, or a free one", min=1, max=65535)] = None,
     broker: Broker = "auto",
     consumers: Annotated[int, Option(min=1, max=64)] = 1,
     tls: Annotated[
@@ -29,8 +30,8 @@ def up(
 ) -> None:
     """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.
 
-    Starts OpenBao, Postgres and Apache Kafka, sets them up, and runs `bdlab serve` and `bdlab consume` over them. If
-    Kafka cannot be had, a broker that keeps its log in memory takes its place, and a line says so. The same folder
+    Starts OpenBao, Postgres and Apache Kafka, sets them up, and runs `bdlab serve`, `consume` and `console` over them.
+    If Kafka cannot be had, a broker that keeps its log in memory takes its place, and a line says so. The same folder
     finds its data again."""
     from bdlab.certificates import SERVER_TTL_S
     from bdlab.model import load_contract
@@ -50,13 +51,14 @@ def up(
         show(Event("notice", "model", f"the model is {chosen or 'what is promoted'}, {how}"))
     with stop_on_signal() as stop:
         kind = choose_broker(folder, broker, stop)
-        options: dict[str, Any] = {"http_port": http_port, "consumers": consumers, "tls": tls, "deployment": deployment}
+        options: dict[str, Any] = {"http_port": http_port, "console_port": console_port, "consumers": consumers}
+        options |= {"tls": tls, "deployment": deployment}
         options |= {"certificate_ttl_s": certificate_ttl or SERVER_TTL_S, "model_path": chosen}
         stack = LocalStack(data_dir, command=bdlab_command(), report=show, broker=kind, **options)
         endpoints = stack.open(stop)
         try:
             terminal.echo_result(endpoints, welcome(endpoints, kind, folder.path, contract), as_json=json)
-            with line(life_of(stack.consumer_urls, endpoints.ca_file)):
+            with line(life_of(stack.consumer_urls, endpoints)):
                 stack.watch(stop)
             terminal.echo("stopping; once more Ctrl-C ends everything at once", err=True)
         finally:

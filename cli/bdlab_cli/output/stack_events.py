@@ -48,14 +48,15 @@ def fetch_progress(assembly: Assembly) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
-def life_of(urls: Sequence[str], ca_file: str) -> Callable[[], str]:
-    """Return what tells in a line what the consumers at `urls` do now; a rate is that of the last seconds."""
+def life_of(urls: Sequence[str], endpoints: Endpoints) -> Callable[[], str]:
+    """Return what tells in a line where the console is, and what the consumers at `urls` do now; a rate is that of the
+    last seconds."""
     seen: deque[tuple[float, float]] = deque(maxlen=6)
 
     def life() -> str:
-        figures = sink_figures(urls, ca_file=ca_file)
+        figures = sink_figures(urls, ca_file=endpoints.ca_file)
         if not figures:
-            return "the consumers do not answer"
+            return f"{endpoints.console_url}  the consumers do not answer".lstrip()
         stored = figures.get("rows_total", 0)
         if seen and stored < seen[-1][1]:
             seen.clear()  # a consumer was started again, and counts anew
@@ -63,7 +64,8 @@ def life_of(urls: Sequence[str], ca_file: str) -> Callable[[], str]:
         (since, before), (now, _) = seen[0], seen[-1]
         rate = (stored - before) / (now - since) if now > since else 0
         lag, letters = (figures.get(name, 0) for name in ("lag_events", "dead_letters_total"))
-        return f"{rate:,.1f}/s  stored {stored:,.0f}  lag {lag:,.0f}  dead letters {letters:,.0f}"
+        figures_now = f"{rate:,.1f}/s  stored {stored:,.0f}  lag {lag:,.0f}  dead letters {letters:,.0f}"
+        return f"{endpoints.console_url}  {figures_now}".lstrip()
 
     return life
 
@@ -75,6 +77,7 @@ def welcome(endpoints: Endpoints, kind: BrokerKind, folder: Path, contract: Cont
     words = {"bdlab": bdlab_as_typed(), "broker": described(kind), "folder": shlex.quote(str(folder))}
     words |= {"arguments": shlex.join(typed), "body": shlex.quote(json.dumps(example))}
     words["trust"] = f"--cacert {shlex.quote(endpoints.ca_file)} " if endpoints.ca_file else ""
+    words["console"] = endpoints.console_url or f"did not start: {folder / 'logs' / 'console.log'} says why"
     words["named_url"] = endpoints.http_url.replace("127.0.0.1", "localhost")  # as the certificate names it
     return Path(__file__).with_name("welcome.txt").read_text("utf-8").format(endpoints=endpoints, **words)
 

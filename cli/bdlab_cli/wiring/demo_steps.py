@@ -48,9 +48,12 @@ def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None, wi
     began = time.monotonic()
     with stop_on_signal() as stop, _throw_away_folder(keep=keep) as folder:
         kind = choose_broker(DataFolder(folder), broker, stop)
-        stack = LocalStack(folder, command=bdlab_command(), report=show, broker=kind, tls=tls, model_path=model)
+        options: dict[str, Any] = {"tls": tls, "model_path": model, "with_console": keep}
+        stack = LocalStack(folder, command=bdlab_command(), report=show, broker=kind, **options)
         demo = _Demo(stack, stack.open(stop), folder, stop)
         try:
+            if demo.endpoints.console_url:
+                talk.print(f"Watch it in the console until it ends: {demo.endpoints.console_url}")
             serve_log, consume_log = stack.log_file("serve"), stack.log_file("consume-1")
             contract = load_contract(demo.endpoints.model_path)
             samples = samples_of(contract)

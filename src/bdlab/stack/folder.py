@@ -23,11 +23,13 @@ BrokerKind = Literal["kafka", "tansu"]
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     """The addresses of a running stack. `pid` and `start_mark` are those of its `bdlab up`. `ca_file` verifies Vault,
     Postgres and the API; "" if they speak no TLS. `admin_servers` is a secured broker's address for administrators.
-    `model` is the name of the model, `model_path` its file; "" is what is promoted, or else the shipped one."""
+    `console_url` is "" if there is none. `model` is the name of the model, `model_path` its file; "" is what is
+    promoted, or else the shipped one."""
 
     pid: int
     start_mark: str
     http_url: str
+    console_url: str = ""
     vault_address: str
     bootstrap_servers: str
     admin_servers: str = ""

@@ -28,16 +28,17 @@ from bdlab.stack.supervisor import Event, Report, Supervisor
 from bdlab.stack.tls import TlsFolder
 from bdlab.tasks import TaskGroup
 
-_HTTP_PORT = 8000
+_PORTS = {"http": 8000, "console": 8001}
 
 
 @dataclass
 class LocalStack:
     """OpenBao, Postgres, a broker, and the `bdlab` services over them, with all of their data in one folder. `command`
     is the command line that runs `bdlab`, without arguments. `report` gets each step. `http_port` None is 8000 or, if
-    that is taken, a free port. Certificates are valid for `certificate_ttl_s` seconds. `tls` secures OpenBao, Postgres
-    and the API, too; None keeps what the folder has, which is off in a new one. `model_path` is kept with the folder,
-    "" is what is promoted, or else the shipped model; None takes the environment's. A new folder keeps `deployment`."""
+    that is taken, a free port; `console_port` likewise, with 8001. Certificates are valid for `certificate_ttl_s`
+    seconds. `tls` secures OpenBao, Postgres and the API, too; None keeps what the folder has, which is off in a new
+    one. `model_path` is kept with the folder, "" is what is promoted, or else the shipped model; None takes the
+    environment's. A new folder keeps `deployment`."""
 
     data_dir: Path
     _: KW_ONLY
@@ -45,6 +46,8 @@ class LocalStack:
     report: Report
     broker: BrokerKind
     http_port: int | None = None
+    with_console: bool = True
+    console_port: int | None = None
     consumers: int = 1
     tls: bool | None = None
     certificate_ttl_s: int = SERVER_TTL_S
@@ -67,6 +70,7 @@ class LocalStack:
         #: Where the consumers tell their health and metrics, once they are started.
         self.consumer_urls: list[str] = []
         self._endpoints: Endpoints | None = None
+        self._console_port = 0  # if there is none
         self._volatile_log = VolatileLog(self.folder.records / "open-log", self._broker.name, self._verify, self.report)
         self._opened, self._drains = ExitStack(), False
 
@@ -105,13 +109,10 @@ class LocalStack:
             self.folder.keys_file.unlink()
             detail = "the first start was cut off before its keys were written; it was empty, and begins anew"
             self.report(Event("notice", self._openbao.name, detail))
-        ports = self._openbao.ports
-        first_choice = self.http_port or ports.kept.get("http") or _HTTP_PORT
-        http_port = ports.choose("http", self.http_port, preferred=_HTTP_PORT)
-        if http_port != first_choice:
-            self.report(Event("notice", "http", f"port {first_choice} is in use; serving on port {http_port}"))
+        http_port = self._choose_port("http", self.http_port)
+        self._console_port = self._choose_port("console", self.console_port) if self.with_console else 0
         names = (f"consume-{number + 1}" for number in range(self.consumers))
-        consumers = {name: ports.choose(name) for name in names}
+        consumers = {name: self._openbao.ports.choose(name) for name in names}
         self._supervisor.add(self._openbao)
         self._supervisor.add(self._postgres)
         self._supervisor.add(self._broker, self._after_broker_restart)
@@ -124,10 +125,12 @@ class LocalStack:
         health = msgspec.json.decode(api.get("/health")[1] or b"{}", type=dict[str, object])
         if self.model_path is not None:
             self.folder.keep_model(self.model_path)
+        origin = f"{'https' if self._tls else 'http'}://127.0.0.1"
         return Endpoints(
             pid=os.getpid(),
             start_mark=start_mark(os.getpid()),
-            http_url=f"{'https' if self._tls else 'http'}://127.0.0.1:{http_port}",
+            http_url=f"{origin}:{http_port}",
+            console_url=f"{origin}:{self._console_port}" if self._console_port else "",
             ca_file=self._openbao.ca_file,
             vault_address=self._openbao.address,
             bootstrap_servers=self._broker.bootstrap_servers,
@@ -137,6 +140,14 @@ class LocalStack:
             model=str(health.get("model", "")),
             model_path="" if chosen == SHIPPED_MODEL else chosen,
         )
+
+    def _choose_port(self, name: str, wanted: int | None) -> int:
+        ports = self._openbao.ports
+        first_choice = wanted or ports.kept.get(name) or _PORTS[name]
+        port = ports.choose(name, wanted, preferred=_PORTS[name])
+        if port != first_choice:
+            self.report(Event("notice", name, f"port {first_choice} is in use; serving on port {port}"))
+        return port
 
     def _start_servers(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> None:
         """Start the servers and set them up, each as soon as what it needs is there."""
@@ -186,13 +197,14 @@ class LocalStack:
         chosen = {} if self.model_path is None else {"BDLAB_MODEL_PATH": self.model_path}
         self.commands.environment = service_environment(self.folder, self._openbao.address) | chosen
         self.consumer_urls = [f"{'https' if self._tls else 'http'}://127.0.0.1:{port}" for port in consumers.values()]
-        # The consumers serve the same certificate as the API.
+        # The consumers and the console serve the same certificate as the API.
         served, authority = {}, {"ca_file": self._openbao.ca_file}
         if self._tls:
             served = dict.fromkeys(("tls_cert_file", "tls_key_file"), str(self._tls.files("api").server_file))
         sections: dict[str, dict[str, str | int | float]] = {
             "vault": {"address": self._openbao.address, "identity_dir": str(self.folder.identity_dir), **authority},
             "http": {"host": "127.0.0.1", "port": http_port, **served, **(authority if self._tls else {})},
+            "console": {"host": "127.0.0.1", "port": self._console_port or _PORTS["console"], **served},
             # A consumer waits half of it for its first partitions.
             "kafka": {"session_timeout_s": 6.0},
             "model": {"registry": str(self.folder.registry), "cache_dir": str(self.folder.model_cache)},
@@ -201,7 +213,7 @@ class LocalStack:
         self.folder.write_config(sections)
 
     def _serve(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> Service:
-        """Start the consumers and the API at the same time; return the API."""
+        """Start the consumers, the API and the console at the same time; return the API."""
         make = partial(Service, commands=self.commands, tls=self._tls)
         for name, port in consumers.items():
             service = make(name, ["consume", "--metrics-port", str(port)], port=port, ready_path="/health/live")
@@ -215,7 +227,23 @@ class LocalStack:
         with TaskGroup(stop) as group:
             for service in self._services:
                 group.create_task(partial(self._start, service))
+            if self._console_port:
+                console = make("console", ["console"], port=self._console_port, ready_path="/health/live")
+                self._services.append(console)
+                self._supervisor.add(console, restart_timeout_s=30.0)
+                group.create_task(partial(self._start_console, console))
         return api
+
+    def _start_console(self, console: Service, stop: threading.Event) -> None:
+        """Start the console. If that fails, the pipeline runs without it."""
+        try:
+            self._start(console, stop)
+        except StartInterrupted:
+            raise
+        except StackError:
+            self._supervisor.forget(console)
+            self._console_port = 0
+            self.report(Event("notice", console.name, f"the pipeline runs without it; its log is {console.log_file}"))
 
     def _start(self, child: ManagedProcess, stop: threading.Event) -> None:
         self._step(f"started {child.name}", lambda: child.start(90.0, stop))

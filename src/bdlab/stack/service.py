@@ -25,6 +25,7 @@ _DECIDED: dict[str, set[str] | None] = {
     "postgres": None,
     "kafka": {"bootstrap_servers", "security_protocol", "sasl_mechanism"},
     "http": {"host", "port", "tls_cert_file", "tls_key_file", "ca_file"},
+    "console": {"host", "port", "tls_cert_file", "tls_key_file", "api_url"},
     "sink": {"metrics_port", "tls_cert_file", "tls_key_file"},
 }
 

@@ -62,6 +62,10 @@ class Supervisor:
         self._watched.append(_Watched(child, after_restart, restart_timeout_s))
         self._children.callback(self._stop, child)
 
+    def forget(self, child: ManagedProcess) -> None:
+        """Watch a child no more; `stop_all` still stops it."""
+        self._watched = [watched for watched in self._watched if watched.child is not child]
+
     def before_stop(self, action: Callable[[], None]) -> None:
         """Have `stop_all` call `action` before it stops the children that were added until now."""
         self._children.callback(action)
