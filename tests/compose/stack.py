@@ -18,7 +18,7 @@ import httpx
 from tests.compose.engine import compose_command, run
 
 ROOT = Path(__file__).resolve().parents[2]
-LASTING = ("vault", "postgres", "kafka", "app", "db-consumer")
+LASTING = ("vault", "postgres", "kafka", "app", "db-consumer", "console")
 PASSWORD = "first-set-up-only-7f3a"
 
 _UP_TIMEOUT_S = 900.0
@@ -51,6 +51,7 @@ class Stack:
             "COMPOSE_PROJECT_NAME": project,
             "COMPOSE_FILE": ":".join(str(clone / "infra" / name) for name in files),
             "BDLAB_PUBLISH": f"127.0.0.1:{first}-{first + _APPS_MOST - 1}",
+            "BDLAB_CONSOLE_PUBLISH": f"127.0.0.1:{first + _APPS_MOST}",
         }
 
     @property
@@ -150,9 +151,9 @@ class Stack:
 
 
 def _free_ports() -> int:
-    """The first of as many free ports in a row as there may be replicas of `app`."""
-    for first in range(18000, 28000, _APPS_MOST):
-        if all(_is_free(port) for port in range(first, first + _APPS_MOST)):
+    """The first of as many free ports in a row as there may be replicas of `app`, and one for the console."""
+    for first in range(18000, 28000, _APPS_MOST + 1):
+        if all(_is_free(port) for port in range(first, first + _APPS_MOST + 1)):
             return first
     raise AssertionError("no free ports")
 

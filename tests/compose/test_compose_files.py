@@ -21,6 +21,7 @@ SETUP = ("first-setup", "vault-init", "first-setup-end", "kafka-certificates", "
 IDENTITY_OF = {
     "app": {"serve"},
     "db-consumer": {"consume"},
+    "console": {"console"},
     "migrate": {"migrate"},
     "kafka-certificates": {"migrate"},
     "predict": {"predict"},
@@ -68,10 +69,11 @@ def test_the_services_of_the_pipeline_are_there(services: dict[str, Any]) -> Non
     assert {*LASTING, *SETUP} <= set(services)
 
 
-def test_only_the_api_is_published(services: dict[str, Any]) -> None:
+def test_only_the_api_and_the_console_are_published(services: dict[str, Any]) -> None:
     published = {name: str(service["ports"]) for name, service in services.items() if service.get("ports")}
-    assert {name for name in published if not monitoring(services[name])} == {"app"}
+    assert {name for name in published if not monitoring(services[name])} == {"app", "console"}
     assert "8000" in published["app"]
+    assert "8001" in published["console"]
     assert all("127.0.0.1" in ports for ports in published.values())
     assert services["app"]["environment"]["BDLAB_HTTP_ALLOWED_HOSTS"] == "localhost,127.0.0.1,app"
 
@@ -91,10 +93,10 @@ def test_each_service_mounts_its_own_identity_only(services: dict[str, Any]) -> 
     for name, service in services.items():
         held = {source.partition("identity-")[2] for source in mounts(service) if "identity-" in source}
         if name == "vault-init":
-            assert {*IDENTITY_OF["app"], "consume", "inspect", "recovery"} <= held
+            assert {*IDENTITY_OF["app"], "consume", "console", "inspect", "recovery"} <= held
         elif name == "rotate":
             # It could become each of them: none that reads all of Vault, owns tables or makes a root token.
-            assert {*IDENTITY_OF["app"], "consume", "rotate"} <= held
+            assert {*IDENTITY_OF["app"], "consume", "console", "rotate"} <= held
             assert not {"inspect", "recovery", "migrate", "backup", "api-key", "model"} & held
         else:
             assert held == IDENTITY_OF.get(name, set()), name

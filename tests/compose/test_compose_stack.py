@@ -154,7 +154,7 @@ def test_the_set_up_keeps_no_copy_of_env(stack: Stack) -> None:
 
 
 def test_each_service_has_its_own_identity_only(stack: Stack) -> None:
-    for service, identity in (("app", "serve"), ("db-consumer", "consume")):
+    for service, identity in (("app", "serve"), ("db-consumer", "consume"), ("console", "console")):
         (container,) = stack.containers(service)
         folder = Path("/var/lib/bdlab/identity")
         listed = stack.docker("exec", container, "find", str(folder), "-type", "f").split()
@@ -162,7 +162,7 @@ def test_each_service_has_its_own_identity_only(stack: Stack) -> None:
         assert {Path(name).relative_to(folder).parts[0] for name in listed} == {identity}
 
 
-def test_only_the_api_is_published(stack: Stack) -> None:
+def test_only_the_api_and_the_console_are_published(stack: Stack) -> None:
     published = {}
     for container in stack.containers():
         found = stack.inspect(container)
@@ -170,7 +170,10 @@ def test_only_the_api_is_published(stack: Stack) -> None:
         open_ports = {(port, each["HostIp"]) for port, bound in bindings for each in bound or ()}
         if open_ports:
             published[found["Config"]["Labels"]["com.docker.compose.service"]] = open_ports
-    assert published == {"app": {("8000/tcp", "127.0.0.1")}}
+    assert published == {"app": {("8000/tcp", "127.0.0.1")}, "console": {("8001/tcp", "127.0.0.1")}}
+    (port,) = stack.inspect(*stack.containers("console"))["NetworkSettings"]["Ports"]["8001/tcp"]
+    shown = httpx.get(f"http://127.0.0.1:{port['HostPort']}/live", timeout=30)
+    assert (shown.status_code, "<h1" in shown.text) == (200, True)
 
 
 def test_it_restarts_without_env(stack: Stack) -> None:
@@ -206,7 +209,7 @@ def test_all_credentials_are_rotated_without_a_restart(stack: Stack) -> None:
             sent.append(stack.predict(port))
     outcomes = {(one["what"], one["service"]): one["outcome"] for one in json.loads(rotating.result())}
     others = {credential for credential, outcome in outcomes.items() if outcome != "rotated"}
-    assert others == {("approle", "migrate"), ("approle", "backup"), ("approle", "api-key")}
+    assert others == {("approle", name) for name in ("migrate", "backup", "api-key", "model")}
     assert {("database", "manager"), ("kafka", "serve"), ("kafka", "consume"), ("approle", "serve")} <= set(outcomes)
     assert starts(stack) == before
     report = stack.verify()

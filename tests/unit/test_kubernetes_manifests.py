@@ -31,8 +31,8 @@ def documents(folder: Path = FOLDER) -> Iterator[dict[str, Any]]:
             yield from filter(None, yaml.safe_load_all((folder / name).read_text("utf-8")))
 
 
-def outside(kind: str) -> dict[str, Any]:
-    (found,) = (one for one in documents(OUTSIDE) if one["kind"] == kind)
+def outside(kind: str, name: str = "") -> dict[str, Any]:
+    (found,) = (one for one in documents(OUTSIDE) if one["kind"] == kind and name in {"", one["metadata"]["name"]})
     return found
 
 
@@ -104,12 +104,13 @@ def test_accounts_selectors_and_targets_are_there() -> None:
             assert f"Deployment/{spec['scaleTargetRef']['name']}" in names
 
 
-def test_only_its_own_namespace_and_the_monitoring_reach_the_api() -> None:
+def test_only_its_own_namespace_and_the_monitoring_reach_the_api_and_the_console() -> None:
     (policy,) = (document for document in documents() if document["kind"] == "NetworkPolicy")
     assert policy["spec"]["podSelector"] == {}
     own, monitoring = policy["spec"]["ingress"]
     assert own["from"] == [{"podSelector": {}}]
-    assert own["ports"] == [{"protocol": "TCP", "port": 8000}]
+    assert own["ports"] == [{"protocol": "TCP", "port": port} for port in (8000, 8001)]
+    assert {"protocol": "TCP", "port": 8001} not in monitoring["ports"]
     (who,) = monitoring["from"]
     assert who["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
 
@@ -141,28 +142,34 @@ def test_there_are_never_more_consumers_than_partitions() -> None:
     assert scaled["spec"]["maxReplicaCount"] == int(settings["BDLAB_KAFKA_PARTITIONS"])
 
 
-def test_what_opens_the_api_asks_for_keys_and_names_one_host() -> None:
-    ((host,), rules) = outside("Ingress")["spec"]["tls"][0]["hosts"], outside("Ingress")["spec"]["rules"]
-    patch = yaml.safe_load((OUTSIDE / "app.yaml").read_text("utf-8"))
+@pytest.mark.parametrize(
+    ("name", "section", "asked"), [("app", "HTTP", {"predict", "read"}), ("console", "CONSOLE", {"read", "replay"})]
+)
+def test_what_opens_a_service_asks_for_keys_and_names_one_host(name: str, section: str, asked: set[str]) -> None:
+    ingress = outside("Ingress", name)["spec"]
+    ((host,), rules) = ingress["tls"][0]["hosts"], ingress["rules"]
+    patch = yaml.safe_load((OUTSIDE / f"{name}.yaml").read_text("utf-8"))
     (container,) = patch["spec"]["template"]["spec"]["containers"]
     settings = {each["name"]: each["value"] for each in container["env"]}
-    assert {"predict", "read"} <= set(settings["BDLAB_HTTP_REQUIRE_KEY"].split(","))
-    assert host in settings["BDLAB_HTTP_ALLOWED_HOSTS"].split(",")
+    assert asked <= set(settings[f"BDLAB_{section}_REQUIRE_KEY"].split(","))
+    assert host in settings[f"BDLAB_{section}_ALLOWED_HOSTS"].split(",")
     assert [rule["host"] for rule in rules] == [host]
     backends = {path["path"]: path["backend"]["service"] for path in rules[0]["http"]["paths"]}
-    assert all(service == {"name": "app", "port": {"name": "http"}} for service in backends.values())
-    assert not {"/", "/metrics", "/vault-status", "/kafka-status"} & set(backends)
+    assert all(service == {"name": name, "port": {"name": "http"}} for service in backends.values())
+    assert not {"/metrics", "/vault-status", "/kafka-status", *(["/"] if name == "app" else [])} & set(backends)
 
 
-def test_the_certificate_of_the_ingress_is_signed_by_vaults_role() -> None:
-    certificate, issuer = outside("Certificate")["spec"], outside("Issuer")
-    assert certificate["secretName"] == outside("Ingress")["spec"]["tls"][0]["secretName"]
-    assert certificate["dnsNames"] == [certificate["commonName"]] == outside("Ingress")["spec"]["tls"][0]["hosts"]
+@pytest.mark.parametrize("name", ["app", "console"])
+def test_the_certificate_of_the_ingress_is_signed_by_vaults_role(name: str) -> None:
+    certificate, ingress, issuer = outside("Certificate", name)["spec"], outside("Ingress", name), outside("Issuer")
+    assert certificate["secretName"] == ingress["spec"]["tls"][0]["secretName"]
+    assert certificate["dnsNames"] == [certificate["commonName"]] == ingress["spec"]["tls"][0]["hosts"]
     assert certificate["issuerRef"] == {"kind": "Issuer", "name": issuer["metadata"]["name"]}
     vault = issuer["spec"]["vault"]
     account = vault["auth"]["kubernetes"]["serviceAccountRef"]["name"]
     assert outside("ServiceAccount")["metadata"]["name"] == account
     assert outside("Role")["rules"][0]["resourceNames"] == [account]
     readme = (FOLDER / "README.md").read_text("utf-8")
+    assert certificate["commonName"] in readme.partition("allowed_domains=")[2].split()[0].split(",")
     for said in (vault["path"], f"role/{vault['auth']['kubernetes']['role']} ", f"names={account} "):
         assert said in readme  # which makes the role
