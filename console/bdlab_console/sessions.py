@@ -10,6 +10,7 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.exceptions import HTTPException
 from litestar.middleware.session.client_side import CookieBackendConfig
+from litestar.plugins.htmx import ClientRedirect
 from litestar.response import Redirect, Template
 
 from bdlab.access import ApiKeys
@@ -54,6 +55,8 @@ class Access:
         except Problem as problem:
             if problem.details.status == 401:
                 request.clear_session()
+                if page_url := request.headers.get("hx-current-url"):  # a piece of a page: the browser leaves the page
+                    return ClientRedirect(f"/sign-in?then={urlsplit(page_url).path}")
                 then = request.url.path if request.method == "GET" else "/"
                 return Redirect(f"/sign-in?then={then}")
             raise HTTPException(problem.details.detail, status_code=problem.details.status) from problem
