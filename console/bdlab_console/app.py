@@ -71,7 +71,8 @@ def make_app(parts: Console) -> Litestar:
     )
     engine = app.template_engine.engine  # type: ignore[union-attr]
     engine.globals |= {"pages": rendering.PAGES, "asset": _asset, "version": version("bdlab")}
-    engine.filters |= {"inert": rendering.inert, "text": rendering.text, "words": rendering.words}
+    shown = (rendering.inert, rendering.text, rendering.words, rendering.pretty, rendering.hexed)
+    engine.filters |= {each.__name__: each for each in shown}
     app.state.mask_texts = parts.settings.console.mask_texts
     return app
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
+import msgspec
 from litestar import Request
 from litestar.response import Template
 from markupsafe import Markup, escape
 
+from bdlab.contract import Contract
 from bdlab.events import Term
 from bdlab.model.compiled import weighed
 from bdlab.serving.access import CALLER
@@ -26,6 +29,8 @@ PAGES = (
     ("/rotation", "Rotation"),
 )
 """What the navigation shows."""
+_MOST_BYTES = 64 << 10
+_PLAIN = {"id", "prediction_id", "model", "source", "created_at", "timestamp"}
 
 
 def common(request: Request[Any, Any, Any]) -> dict[str, Any]:
@@ -67,6 +72,28 @@ def words(text: str, explanation: Sequence[Term]) -> Markup:
         if weight else escape(_visible(piece)) for piece, weight in pieces
     )  # fmt: skip
     return Markup("<bdi>{}</bdi>").format(Markup().join(shown))
+
+
+def pretty(value: bytes, hide: bool, contract: Contract) -> Markup:
+    """Return a record's value as text, JSON with indents. If texts are masked, its strings are, but for those of fields
+    that are no texts; and all of what is no JSON object."""
+    try:
+        found = msgspec.json.decode(value, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        masked = Markup("••• ({} bytes)").format(len(value))
+        return masked if hide else inert(value[:_MOST_BYTES].decode(errors="replace"))
+    if hide:
+        plain = _PLAIN | {field.column for field in contract if not field.is_text}
+        found |= {name: str(text(each, name not in plain)) for name, each in found.items() if isinstance(each, str)}
+        found |= {"explanation": "•••"} if "explanation" in found else {}
+    return inert(json.dumps(found, indent=2, ensure_ascii=False)[:_MOST_BYTES])
+
+
+def hexed(value: bytes) -> str:
+    """Return bytes as 16 a line: the place of the first, all in hex, and the characters of those that have one."""
+    rows = [(at, value[at : at + 16]) for at in range(0, min(len(value), _MOST_BYTES // 4), 16)]
+    plain = bytes(code if 0x20 <= code < 0x7F else 0x2E for code in range(256))
+    return "\n".join(f"{at:08x}  {row.hex(' '):<47}  {row.translate(plain).decode()}" for at, row in rows)
 
 
 def _visible(text: str) -> str:

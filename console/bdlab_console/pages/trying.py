@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,17 +15,18 @@ from litestar.response import Template
 
 from bdlab.contract import Contract
 from bdlab.events import Term
+from bdlab.hops import Trace
+from bdlab.wiring.hops import trace
 from bdlab_console.api import IN, Api, Reply, body_of, key_of, typed
 from bdlab_console.parts import Console
 from bdlab_console.rendering import page
 from bdlab_console.sessions import presented
 
-_LOOKED_FOR_S = 60.0
-_EXAMPLES = 5
+_SOON_S, _LOOKED_FOR_S, _EXAMPLES = 2.0, 60.0, 5
 
 
 def routes(parts: Console) -> list[Any]:
-    api = Api(parts)
+    api, stop = Api(parts), threading.Event()
 
     def form(request: Any, contract: Contract, values: dict[str, str], reply: Reply, **more: Any) -> Template:
         most = min(_EXAMPLES, max(len(field.examples) for field in contract.inputs))
@@ -56,9 +60,13 @@ def routes(parts: Console) -> list[Any]:
         asked = str(prediction_id)
         rows = await parts.shared.get(("way", asked), lambda: parts.reader.ask("way", id=asked), keep_s=0.25)
         row = next(iter(rows.value or ()), None)
+        age_s, found, look_from = time.time() - since, list[Trace](), datetime.now(UTC) - timedelta(hours=1)
+        if row is None and not rows.error and age_s > _SOON_S:
+            question = partial(trace, parts.session, stop, asked, since=look_from, look_s=2.0)
+            found = (await parts.shared.get(("hops", asked), question, keep_s=3.0)).value or []
         verified = bool(row and row["recorded"] == 1 and (row["next_offset"] or 0) > row["offset"])
-        ended = time.time() - since > _LOOKED_FOR_S
-        return {"id": asked, "row": row, "verified": verified, "since": since, "ended": ended, "rows": rows}
+        shown = {"id": asked, "row": row, "trace": next(iter(found), None), "verified": verified}
+        return shown | {"since": since, "ended": age_s > _LOOKED_FOR_S, "rows": rows}
 
     @get("/try/way/{prediction_id:uuid}", include_in_schema=False)
     async def on(request: Request[Any, Any, Any], prediction_id: UUID, since: float) -> Template:
