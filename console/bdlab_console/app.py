@@ -23,6 +23,8 @@ from litestar.template.config import TemplateConfig
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.hosts import DEFAULT_PORTS, AllowedHosts, parse
 from bdlab_console import pages, rendering, sessions
+from bdlab_console.feed import Channel, Render, events
+from bdlab_console.servers import EVERY_S, Servers
 
 if TYPE_CHECKING:
     from bdlab_console.parts import Console
@@ -51,12 +53,31 @@ def make_app(parts: Console) -> Litestar:
     # Each address has the hash of its file, so that none of them ever changes.
     static = create_static_files_router("/static", [_STATIC], after_request=_kept)
 
+    servers = Servers(parts)
+
     async def before_request(request: Request[Any, Any, Any]) -> Response[Any] | None:
         _check_host(request, allowed)
-        return await access.admit(request)
+        instead = await access.admit(request)
+        if (
+            instead is None
+            and not request.url.path.startswith("/static/")
+            and not request.route_handler.opt.get("open")
+        ):
+            request.state.servers = await servers.state(wait_s=0.05)
+        return instead
+
+    async def state(render: Render) -> dict[str, str]:
+        return {"state": render("parts/servers.html", servers=await servers.state())}
 
     app = Litestar(
-        route_handlers=[*pages.routes(parts), *sessions.routes(access), _live, _home, static],
+        route_handlers=[
+            *pages.routes(parts),
+            *sessions.routes(access),
+            events("/state/events", Channel(state, every_s=EVERY_S)),
+            _live,
+            _home,
+            static,
+        ],
         template_config=TemplateConfig(directory=_HERE / "templates", engine=JinjaTemplateEngine),
         plugins=[HTMXPlugin()],
         middleware=[access.cookies.middleware],

@@ -24,9 +24,9 @@ CHANGERS = {"replay": "dlq", "promote": "model"}
 
 
 class Console:
-    """The parts, over real servers: `session` at Vault, a `reader` for short questions, `figures` for long ones, the
-    clients `predictions` and `feedback` of the two topics, the `checker` of `bdlab status`, what all viewers
-    `shared`."""
+    """The parts, over real servers: `session` at Vault, a `reader` for short questions, `figures` for long ones and
+    `newest` for what is asked every second, the clients `predictions` and `feedback` of the two topics, the `checker`
+    of `bdlab status`, what all viewers `shared`."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
@@ -46,10 +46,16 @@ class Console:
             limits = ConnectionLimits(statement_s=600, silence_s=660)
             figures = QualityReader(self.session, application_name="bdlab console figures", limits=limits)
             self.figures = opening.enter_context(closing(figures))
+            limits = ConnectionLimits(statement_s=5, lock_s=5, silence_s=6)
+            newest = Reader(self.session, application_name="bdlab console newest", limits=limits)
+            self.newest = opening.enter_context(closing(newest))
             admin = Admin(self.session, client_id="bdlab-console", timeout_s=5.0)
             self.predictions = opening.enter_context(closing(admin))
             admin = Admin(FeedbackTopic(self.session), client_id="bdlab-console-feedback", timeout_s=5.0)
             self.feedback = opening.enter_context(closing(admin))
+            self.broker = opening.enter_context(
+                closing(Admin(self.session, client_id="bdlab-console-state", timeout_s=2.5))
+            )
             wanted = [check for check in chosen((), self.settings.sink) if check != "model"]  # which is of a terminal
             checker = Checker(self.layers.impatient(), wanted, api_url=self.api_url, service=SERVICE)
             self.checker = opening.enter_context(checker)

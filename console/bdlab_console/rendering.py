@@ -34,10 +34,10 @@ _PLAIN = {"id", "prediction_id", "model", "source", "created_at", "timestamp"}
 
 
 def common(request: Request[Any, Any, Any]) -> dict[str, Any]:
-    """Return what every page shows: who is signed in, and which page it is."""
+    """Return what every page shows: who is signed in, which page it is, and which servers are away."""
     who = request.scope.get(CALLER)
     signed_in = {"caller": who.name if who else "", "signed_in": bool(who)}  # type: ignore[attr-defined]
-    return {"path": request.url.path, "hide": hides(request), **signed_in}
+    return {"path": request.url.path, "hide": hides(request), "servers": request.state.get("servers"), **signed_in}
 
 
 def hides(request: Request[Any, Any, Any]) -> bool:

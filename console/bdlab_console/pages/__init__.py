@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bdlab_console.pages import pipeline, predictions, proof, trying
+from bdlab_console.pages import live, pipeline, predictions, proof, trying
 
 if TYPE_CHECKING:
     from bdlab_console.parts import Console
 
-_PAGES: tuple[Callable[[Console], list[Any]], ...] = (pipeline.routes, predictions.routes, proof.routes, trying.routes)
+_PAGES: tuple[Callable[[Console], list[Any]], ...] = (
+    live.routes,
+    pipeline.routes,
+    predictions.routes,
+    proof.routes,
+    trying.routes,
+)
 
 
 def routes(parts: Console) -> list[Any]:

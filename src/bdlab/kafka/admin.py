@@ -135,6 +135,10 @@ class Admin(Connecting):
         log = log_partition(found)
         return self._ask(lambda connection: connection.reader.records_from(log, offsets, timeout_s))
 
+    def reach(self) -> None:
+        """Have a broker answer. Raises BrokerError, VaultError."""
+        self._ask(lambda connection: connection.metadata())
+
     def state(self) -> BrokerState:
         """Return the state of broker, topic and group; `connected` is false if no broker answers."""
         try:

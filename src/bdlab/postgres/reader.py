@@ -149,10 +149,13 @@ class Reader(Connecting):
             found = ask(cursor, rows.get, {"id": str(prediction_id)})
             return rows.made_of(found[0]) if found else None
 
-    def ask(self, query: str, file: str = "reader", **values: Any) -> list[dict[str, Any]]:
-        """Return the rows that a query of `reader.sql`, or another `file`, gives, by the names of their columns."""
+    def ask(
+        self, query: str, file: str = "reader", parts: Mapping[str, str] | None = None, **values: Any
+    ) -> list[dict[str, Any]]:
+        """Return the rows that a query of `reader.sql`, or another `file`, gives, by the names of their columns.
+        `parts` stand in for its words in braces."""
         with self._cursor() as cursor:
-            cursor.execute(queries(file)[query], values)
+            cursor.execute(queries(file)[query].format(**parts) if parts else queries(file)[query], values)
             return rows_of(cursor)
 
     def _rows_of(self, cursor: Cursor) -> _Rows:
