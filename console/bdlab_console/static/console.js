@@ -91,9 +91,12 @@ function draw(place) {
   charts.set(place, new uPlot({
     width: place.clientWidth, height: 220, tzDate: (at) => uPlot.tzDate(new Date(at * 1e3), "UTC"),
     scales: Object.fromEntries(units.map((unit) => [unit, {range}])),
-    axes: [{stroke, grid: lines, ticks: lines}, ...units.map((unit, n) => (
+    axes: [{stroke, grid: lines, ticks: lines, values: (chart, at) => at.map((each) => {
+      const from = at.at(-1) - at[0] > 172800 ? 5 : 11; // dates, or times
+      return new Date(each * 1e3).toISOString().slice(from, from === 5 ? 10 : 19);
+    })}, ...units.map((unit, n) => (
       {scale: unit, label: unit, side: n ? 1 : 3, stroke, grid: {...lines, show: !n}, ticks: lines, size: 56}))],
-    series: [{label: "UTC"}, ...series.map(({label, unit}, n) => (
+    series: [{label: "UTC", value: (chart, at) => at == null ? "–" : new Date(at * 1e3).toISOString().slice(0, 19).replace("T", " ")}, ...series.map(({label, unit}, n) => (
       {label: `${label}, ${unit}`, scale: unit, stroke: colour(`--c${n % 6 + 1}`), width: 2, dash: n ? [9 - 2 * n, 3] : [],
         value: (chart, value) => value == null ? "–" : +value.toPrecision(3)}))],
   }, [x, ...series.map(({values}) => values)], place));

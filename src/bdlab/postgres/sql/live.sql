@@ -13,7 +13,7 @@ WHERE t.log_id = a.log_id AND t.partition = a.partition AND t."offset" >= a.sinc
 -- name: rows
 SELECT p.* FROM $new (
     SELECT id, log_id, partition, "offset", model, source, created_at, stored_at, {outcome} AS outcome,
-           prediction::text AS prediction, {confidence} AS confidence, left({words}, 2000) AS words,
+           prediction, {confidence} AS confidence, left({words}, 2000) AS words,
            char_length({words}) AS length
     FROM predictions t $there ORDER BY "offset" DESC LIMIT %(limit)s) p
 ORDER BY stored_at DESC, log_id, partition, "offset" DESC LIMIT %(limit)s
