@@ -68,7 +68,7 @@ class Figures(NamedTuple):
             steps[step] += rows
         for step, rows in sorted(steps.items()):
             if (left := left - rows) <= 0:
-                return round(1.05 ** (step + 0.5), 1)
+                return round(float(1.05 ** (step + 0.5)), 1)
         return None
 
 
