@@ -21,6 +21,7 @@ from bdlab.stack import ApacheKafka
 from bdlab.vault.rotation import Rotation
 from bdlab.vault.rotation.kafka import rotate_kafka_users
 from bdlab_cli.wiring.broker_admin import Users
+from bdlab_console.pages.rotation import KafkaUsers, users_of
 from tests.fix_apache import Authority, SecuredKafka, secured
 from tests.fix_kafka import Acks, Bookmarks
 from tests.fix_rotation import Deadly, rotation
@@ -52,6 +53,11 @@ class World(msgspec.Struct):
     def secret(self, service: str) -> tuple[dict[str, str], int]:
         with self.vault.logged_in("migrate") as client:
             return client.read_kv(f"kafka/{service}")
+
+    def seen(self, service: str) -> KafkaUsers:
+        """What the console knows of its users."""
+        with self.vault.logged_in("console") as client:
+            return users_of(client, service)
 
     def rotate(
         self, *services: str, grace_s: float = 60.0, force: bool = False, users: Users | None = None
@@ -195,10 +201,16 @@ def test_a_client_that_holds_an_older_connection_is_waited_for(world: World) -> 
         assert found.outcome == "incomplete"
         assert serve.kafka() is not login
         assert accepts(login)
+        users = world.seen("serve")
+        assert (users.username, users.former) == (serve.kafka().username, login.username)
+        assert [users.use(client) for client in users.clients] == ["former"]
         serve.using("test", serve.kafka())
         (found,) = world.rotate("serve")
         assert found.outcome == "finished"
         assert not accepts(login)
+        users = world.seen("serve")
+        assert (users.username, users.former) == (serve.kafka().username, "")
+        assert [users.use(client) for client in users.clients] == ["current"]
 
 
 class DeadlyUsers(Users):

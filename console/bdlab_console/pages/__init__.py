@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bdlab_console.pages import live, pipeline, predictions, proof, trying
+from bdlab_console.pages import live, pipeline, predictions, proof, rotation, trying
 
 if TYPE_CHECKING:
     from bdlab_console.parts import Console
@@ -15,6 +15,7 @@ _PAGES: tuple[Callable[[Console], list[Any]], ...] = (
     pipeline.routes,
     predictions.routes,
     proof.routes,
+    rotation.routes,
     trying.routes,
 )
 

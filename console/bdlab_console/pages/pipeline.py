@@ -87,13 +87,14 @@ class Pipeline:
         self._parts, self._ca_file = parts, own_ca_file(parts.settings.http)
         self._flow: Flow | None = None
         self._since: dict[str, tuple[str, datetime]] = {}
-        self.keep_s = _KEEP_S  # longer if the checks, which count rows, take long
+        self.keep_s = _KEEP_S  # longer if the checks take long while all is well: they count rows
 
     def report(self) -> Report:
         """Make the checks of `bdlab status`."""
         began = time.monotonic()
         found = self._parts.checker.report(8.0).checks
-        self.keep_s = max(_KEEP_S, 10 * (time.monotonic() - began))
+        well = all(check.state == "healthy" for check in found)
+        self.keep_s = max(_KEEP_S, 5 * (time.monotonic() - began) if well else 0)
         if not any(check.name == "consumer" for check in found):
             found = (*found, self._consumer())
         return Report(found)

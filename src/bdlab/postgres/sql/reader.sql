@@ -93,3 +93,13 @@ FROM pg_roles r LEFT JOIN pg_stat_activity a ON a.usesysid = r.oid
 WHERE r.rolname ~ '^v-.+-bdlab-..-[0-9A-Za-z]{20}-[0-9]+$'
   AND (NOT r.rolcanlogin OR r.rolvaliduntil < now() - interval '1 minute')
 GROUP BY r.rolname ORDER BY r.rolname
+
+-- name: leased
+-- The users that are members of `groups`, until when they may log in, and their sessions by the names these give.
+SELECT r.rolname AS user, g.rolname AS group, r.rolvaliduntil AS until, count(a.pid) AS sessions,
+       coalesce(array_agg(DISTINCT a.application_name ORDER BY a.application_name) FILTER (WHERE a.pid > 0), '{}')
+           AS applications
+FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
+LEFT JOIN pg_stat_activity a ON a.usesysid = r.oid
+WHERE g.rolname = ANY (%(groups)s) AND r.rolcanlogin AND isfinite(r.rolvaliduntil)
+GROUP BY r.rolname, g.rolname, r.rolvaliduntil ORDER BY r.rolvaliduntil DESC, r.rolname
