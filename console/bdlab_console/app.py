@@ -15,15 +15,17 @@ from litestar.config.csrf import CSRFConfig
 from litestar.contrib.jinja import JinjaTemplateEngine
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.middleware import DefineMiddleware
 from litestar.plugins.htmx import HTMXPlugin
 from litestar.response import Redirect, Template
 from litestar.static_files import create_static_files_router
 from litestar.template.config import TemplateConfig
 
-from bdlab.errors import BdlabError, InvalidInput
+from bdlab.errors import BdlabError, InvalidInput, ModelNotFound
 from bdlab.hosts import DEFAULT_PORTS, AllowedHosts, parse
 from bdlab_console import pages, rendering, sessions
 from bdlab_console.feed import Channel, Render, events
+from bdlab_console.provider import Provider
 from bdlab_console.servers import EVERY_S, Servers
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
@@ -45,8 +50,9 @@ _INSTEAD = {"HX-Retarget": "#main", "HX-Reselect": "#main > *", "HX-Reswap": "in
 def make_app(parts: Console) -> Litestar:
     """Return the console over open `parts`. Raises SettingsInvalid for console.allowed_hosts or console.require_key."""
     http = parts.settings.of_console().http
-    allowed = AllowedHosts(http.allowed_hosts, bound=http.host)
-    access = sessions.Access(parts.session, http)
+    allowed = AllowedHosts(http.allowed_hosts, bound=http.host, section="console")
+    provider = Provider(parts.settings, parts.session) if parts.settings.console.oidc_client_id else None
+    access = sessions.Access(parts.session, http, provider)
     secure = bool(http.tls_cert_file)
     cookie: dict[str, Any] = {"cookie_name": "bdlab-csrf", "cookie_secure": secure, "cookie_httponly": True}
     csrf = CSRFConfig(secret=secrets.token_hex(32), exclude="^/static/", **cookie)
@@ -80,8 +86,7 @@ def make_app(parts: Console) -> Litestar:
         ],
         template_config=TemplateConfig(directory=_HERE / "templates", engine=JinjaTemplateEngine),
         plugins=[HTMXPlugin()],
-        middleware=[access.cookies.middleware],
-        csrf_config=csrf,
+        middleware=[DefineMiddleware(sessions.Csrf, config=csrf), access.cookies.middleware],
         before_request=before_request,
         after_request=_with_headers,
         exception_handlers={BdlabError: _failed, HTTPException: _refused, Exception: _defect},
@@ -92,7 +97,7 @@ def make_app(parts: Console) -> Litestar:
     )
     engine = app.template_engine.engine  # type: ignore[union-attr]
     engine.globals |= {"pages": rendering.PAGES, "asset": _asset, "version": version("bdlab")}
-    shown = (rendering.inert, rendering.text, rendering.words, rendering.pretty, rendering.hexed)
+    shown = (rendering.inert, rendering.text, rendering.words, rendering.pretty, rendering.hexed, rendering.figure)
     engine.filters |= {each.__name__: each for each in shown}
     app.state.mask_texts = parts.settings.console.mask_texts
     return app
@@ -146,7 +151,7 @@ def _page_of(request: Request[Any, Any, Any], status: int, title: str, what: str
 
 
 def _failed(request: Request[Any, Any, Any], error: BdlabError) -> Response[Any]:
-    status = 400 if isinstance(error, InvalidInput) else 503
+    status = 404 if isinstance(error, ModelNotFound) else 400 if isinstance(error, InvalidInput) else 503
     return _page_of(
         request, status, "It cannot be shown now" if status == 503 else "This cannot be done", error.message, error.hint
     )
@@ -154,15 +159,17 @@ def _failed(request: Request[Any, Any, Any], error: BdlabError) -> Response[Any]
 
 def _refused(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     if error.status_code == 403 and "CSRF" in error.detail:
-        what, hint = (
-            "The form is not of this console, or from before it was started again; nothing was changed.",
-            "Go back, reload the page, and send it again.",
-        )
-        answer = _page_of(request, 403, "Send it again", what, hint)
-        answer.delete_cookie("bdlab-csrf")
-        return answer
-    titles = {404: "There is no such page", 405: "There is no such page", 421: "Wrong host"}
-    return _page_of(request, error.status_code, titles.get(error.status_code, "Refused"), str(error.detail or ""))
+        why = f" ({error.detail})" if error.detail.startswith("CSRF: ") else ""
+        what = f"The form is not of this console, or from before it was started again; nothing was changed{why}."
+        return _page_of(request, 403, "Send it again", what, "Go back, reload the page, and send it again.")
+    titles = {
+        403: "It takes more rights",
+        404: "There is no such page",
+        405: "There is no such page",
+        421: "Wrong host",
+    }
+    title, extra = titles.get(error.status_code, "Refused"), error.extra if isinstance(error.extra, dict) else {}
+    return _page_of(request, error.status_code, title, str(error.detail or ""), str(extra.get("hint", "")))
 
 
 def _defect(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

@@ -26,7 +26,7 @@ CHANGERS = {"replay": "dlq", "promote": "model"}
 class Console:
     """The parts, over real servers: `session` at Vault, a `reader` for short questions, `figures` for long ones and
     `newest` for what is asked every second, the clients `predictions` and `feedback` of the two topics, the `checker`
-    of `bdlab status`, what all viewers `shared`."""
+    of `bdlab status`, what all viewers `shared`, and what `figures` are asked one after the other, `counted`."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
@@ -60,6 +60,7 @@ class Console:
             checker = Checker(self.layers.impatient(), wanted, api_url=self.api_url, service=SERVICE)
             self.checker = opening.enter_context(checker)
             self.shared = opening.enter_context(closing(Shared()))
+            self.counted = opening.enter_context(closing(Shared(threads=1)))
             self._open = opening.pop_all()
 
     def close(self) -> None:

@@ -37,7 +37,14 @@ def common(request: Request[Any, Any, Any]) -> dict[str, Any]:
     """Return what every page shows: who is signed in, which page it is, and which servers are away."""
     who = request.scope.get(CALLER)
     signed_in = {"caller": who.name if who else "", "signed_in": bool(who)}  # type: ignore[attr-defined]
-    return {"path": request.url.path, "hide": hides(request), "servers": request.state.get("servers"), **signed_in}
+    here = request.url.path + f"?{request.url.query}" * bool(request.url.query)
+    return {
+        "here": here,
+        "path": request.url.path,
+        "hide": hides(request),
+        "servers": request.state.get("servers"),
+        **signed_in,
+    }
 
 
 def hides(request: Request[Any, Any, Any]) -> bool:
@@ -53,6 +60,18 @@ def page(request: Request[Any, Any, Any], name: str, *, status_code: int = 200, 
 def text(value: object, hide: bool) -> Markup:
     """Return an input's text as `inert` does; if it is masked, how long it is. Values that are no strings stay."""
     return Markup("••• ({} characters)").format(len(value)) if hide and isinstance(value, str) else inert(value)
+
+
+def figure(value: object, hide: bool = False) -> str | Markup:
+    """Return a cell of a table of figures; `hide` masks its texts."""
+    if isinstance(value, dict):
+        named = ((name, figure(each, hide)) for name, each in value.items() if each is not None)
+        return Markup("<br>").join(Markup("{}: {}").format(*pair) for pair in named)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else text(value, hide)
 
 
 def inert(text: object) -> Markup:

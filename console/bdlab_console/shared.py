@@ -15,6 +15,7 @@ from bdlab.errors import BdlabError
 
 T = TypeVar("T")
 _KEPT = 500  # answers; the oldest go first
+_MOST_AT_ONCE = 10
 
 
 class Answer(msgspec.Struct, Generic[T], kw_only=True):
@@ -41,6 +42,7 @@ class Shared:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="question")
         self._answers: dict[Hashable, Answer[Any]] = {}
         self._asking: dict[Hashable, asyncio.Task[Answer[Any]]] = {}
+        self._since: dict[Hashable, datetime] = {}
 
     def close(self) -> None:
         """Wait for nobody; what still runs is forgotten."""
@@ -58,9 +60,20 @@ class Shared:
         task = self._asking.get(key)
         if task is None:
             task = self._asking[key] = asyncio.create_task(self._ask(key, question))
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
+            self._since[key] = datetime.now(UTC)
+            task.add_done_callback(lambda _: (self._asking.pop(key, None), self._since.pop(key, None)))
         await asyncio.wait({task}, timeout=wait_s)
         return task.result() if task.done() else self._answers.get(key, Answer())
+
+    async def begin(
+        self, key: Hashable, question: Callable[[], T], *, keep_s: float
+    ) -> tuple[Answer[T], datetime | None]:
+        """Return what is known under `key`, however old, and since when it is being asked anew, for questions that take
+        long; the first second is waited for. Raises BdlabError if many others are being asked."""
+        if not {key} & {*self._answers, *self._asking} and len(self._asking) >= _MOST_AT_ONCE:
+            raise BdlabError("as many other figures as may wait are being counted", hint="Reload the page in a minute.")
+        answer = await self.get(key, question, keep_s=keep_s, wait_s=1.0)
+        return answer, self._since.get(key)
 
     async def _ask(self, key: Hashable, question: Callable[[], T]) -> Answer[T]:
         before = self._answers.get(key, Answer[T]())

@@ -55,9 +55,10 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def required_scopes(http: HttpSettings) -> frozenset[str]:
+def required_scopes(http: HttpSettings, section: str = "http") -> frozenset[str]:
     """Return the scopes of `http.require_key`, whose routes need a key; if it is empty, none for an API that only this
-    machine reaches, else `read`. Raises SettingsInvalid, also for an issuer of tokens that could not be trusted."""
+    machine reaches, else `read`. `section` is where the setting stands. Raises SettingsInvalid, also for an issuer of
+    tokens that could not be trusted."""
     if http.jwt_issuer and not (http.jwt_audience and secured(http.jwt_issuer)):
         hint = "The audience is what the provider puts into tokens for this API. http is for this machine only."
         why = f"http.jwt_issuer is {http.jwt_issuer!r}: it has to be an https URL, and http.jwt_audience has to be set"
@@ -67,7 +68,9 @@ def required_scopes(http: HttpSettings) -> frozenset[str]:
         return frozenset(() if is_this_machine(http.host) else ("read",))
     if unknown := sorted(listed - {"none", "all", *SCOPES}) or (len(listed) > 1 and listed & {"none", "all"}):
         hint = f"Name some of {', '.join(SCOPES)}, with commas; or none, or all, alone."
-        raise SettingsInvalid(f"http.require_key: {', '.join(unknown)} in {http.require_key!r} is no scope", hint=hint)
+        raise SettingsInvalid(
+            f"{section}.require_key: {', '.join(unknown)} in {http.require_key!r} is no scope", hint=hint
+        )
     return frozenset(SCOPES) if "all" in listed else frozenset(listed - {"none"})
 
 

@@ -53,7 +53,7 @@ class AllowedHosts:
     """The names of the setting `http.allowed_hosts`; by default those of this machine and the API's address. `bound` is
     the address that the API listens on."""
 
-    def __init__(self, listed: str, *, bound: str) -> None:
+    def __init__(self, listed: str, *, bound: str, section: str = "http") -> None:
         """Parse the entries of `listed`, separated by commas. Raises SettingsInvalid if one is no host."""
         entries = [entry.strip() for entry in listed.split(",") if entry.strip()]
         self.listed, self._any = bool(entries), ANY in entries
@@ -63,7 +63,7 @@ class AllowedHosts:
                 self._hosts.add(host)
             elif entry != ANY:
                 raise SettingsInvalid(
-                    f"setting http.allowed_hosts: {entry!r} is neither a host name nor an address",
+                    f"setting {section}.allowed_hosts: {entry!r} is neither a host name nor an address",
                     hint="Write names and addresses with commas, each with or without :port, IPv6 in brackets, "
                     "other letters than ASCII as xn--...: app.example.org,10.0.0.5:8000,[fd00::5]",
                 )

@@ -146,6 +146,9 @@ class ConsoleSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only
         ""  # of read, replay and promote, those that need a sign-in, `none` or `all`. Empty: none on loopback
     )
     mask_texts: bool = False  # texts of inputs are shown only once somebody asks for them
+    oidc_client_id: str = ""  # signs people in at `http.jwt_issuer`, which knows the console by this id; empty: not
+    oidc_scopes: str = "openid"  # asked for there, with spaces between
+    public_url: str = ""  # where browsers find it, behind a proxy; empty: as they ask
     api_url: str = ""  # where `serve` answers, for Try and feedback; empty: as the settings `http` say
     tls_cert_file: str = ""
     tls_key_file: str = ""

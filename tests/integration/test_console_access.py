@@ -15,9 +15,9 @@ def test_elsewhere_a_key_lets_in(pipeline: Pipeline, start_console: StartConsole
     key = pipeline.run("api-key", "create", "looker", "--scope", "read").stdout.strip()
     console = start_console(BDLAB_CONSOLE_REQUIRE_KEY="read")
     sent_to = console.client.get("/")
-    assert (sent_to.status_code, sent_to.headers["location"]) == (302, "/sign-in?then=/")
+    assert (sent_to.status_code, sent_to.headers["location"]) == (303, "/sign-in?then=/")
     console.sign_in(key[:-1], code=401)
-    assert console.client.get("/").status_code == 302
+    assert console.client.get("/").status_code == 303
     console.sign_in(key)
     assert console.client.get("/").headers["location"] == "/try"
     assert key not in "".join(console.daemon.lines)

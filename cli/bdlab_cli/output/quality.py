@@ -1,8 +1,7 @@
-"""The figures of versions and of a comparison, as tables, and as gauges for Prometheus. `quality.toml` says which."""
+"""The figures of versions and of a comparison, as tables, and as gauges for Prometheus. `tables.toml` says which."""
 
 import time
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from rich.table import Column, Table
 
 from bdlab.errors import InvalidInput
 from bdlab.quality import Comparison, Report
+from bdlab.wiring.tables import PARTS, at, document_of, rows, tables
 from bdlab_cli.output import terminal
-
-_PARTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
 def show(report: Report) -> None:
@@ -36,44 +34,19 @@ def show(report: Report) -> None:
 
 def show_comparison(found: Comparison) -> None:
     """Print how two versions differ, and the verdict."""
-    flips = [
-        {"name": name, "a": a, "b": b, "rows": rows}
-        for name, output in found.outputs.items()
-        for a, said in (output.flips or {}).items()
-        for b, rows in said.items()
-        if a != b
-    ]
-    _print("comparison", to_builtins(found) | {"flips": flips, "judged": found.judged or "the prediction"})
+    _print("comparison", document_of(found))
     terminal.echo(f"B is {found.verdict}: {found.why}")
 
 
-def _rows(document: Mapping[str, Any], part: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    found = document[part["rows"]] if "rows" in part else [document]
-    rows = [{"name": name, **row} for name, row in found.items()] if isinstance(found, dict) else found
-    rows = [row for row in rows if "only" not in part or row[part["only"]]]
-    return sorted(rows, key=lambda row: -row[part["order"]]) if "order" in part else rows
-
-
-def _at(found: Any, path: str) -> Any:
-    """Return what a document has at a path such as `distances.3`; None if not even the beginning of it is there."""
-    for step in path.split("."):
-        found = found.get(step) if isinstance(found, dict) else found and found[int(step)]
-    return found
-
-
-def _print(parts: str, document: Mapping[str, Any]) -> None:
+def _print(kind: str, document: Mapping[str, Any]) -> None:
     """Print the tables of a document that have rows; numbers stand on the right."""
-    for part in _PARTS[parts]:
-        rows = _rows(document, part)
-        columns = {head: [_at(row, path) for row in rows] for head, path in part["columns"].items()}
-        columns = {head: cells for head, cells in columns.items() if {*map(type, cells)} - {type(None)}}
-        if columns:
-            right = {head: any(isinstance(cell, int | float) for cell in cells) for head, cells in columns.items()}
-            heads = (Column(head, justify="right" if right[head] else "left") for head in columns)
-            table = Table(*heads, title=part["title"].format(**document), title_justify="left")
-            for cells in zip(*columns.values(), strict=True):
-                table.add_row(*map(_cell, cells))
-            terminal.stdout().print(table)
+    for title, heads, lines in tables(kind, document):
+        right = [any(isinstance(cell, int | float) for cell in cells) for cells in zip(*lines, strict=True)]
+        columns = [Column(head, justify="right" if num else "left") for head, num in zip(heads, right, strict=True)]
+        table = Table(*columns, title=title, title_justify="left")
+        for row in lines:
+            table.add_row(*map(_cell, row))
+        terminal.stdout().print(table)
 
 
 def _cell(value: object) -> str:
@@ -91,10 +64,10 @@ def write_gauges(report: Report, file: Path) -> None:
     """Replace a file for node_exporter's textfile collector by the figures of the report. Raises InvalidInput."""
     registry, gauges = CollectorRegistry(), dict[str, Gauge]()
     for one in map(to_builtins, report.versions):
-        for part in _PARTS["gauge"]:
-            for row in _rows(one, part):
+        for part in PARTS["gauge"]:
+            for row in rows(one, part):
                 labels = {label: text.format(**row) for label, text in part["labels"].items()}
-                if (value := _at(row, part["value"])) is not None:
+                if (value := at(row, part["value"])) is not None:
                     if part["name"] not in gauges:
                         gauges[part["name"]] = _gauge(part["name"], registry, "model", *labels)
                     gauges[part["name"]].labels(model=one["model"], **labels).set(value)

@@ -61,10 +61,12 @@ def run(layers: Layers) -> None:
 
 def run_console(layers: Layers) -> None:
     """Serve the console as `run` serves the API."""
+    from bdlab_console import sessions
     from bdlab_console.app import make_app
     from bdlab_console.parts import Console
 
     settings = layers.settings().of_console()
+    sessions.checked(settings.http)  # before anything is waited for
     if sys.stderr.isatty():
         tell_of_stack(settings.vault)
     with closing(_bind(settings.http, "console")) as listener:
@@ -189,7 +191,9 @@ def _bind(http: HttpSettings, section: str = "http") -> socket.socket:
     try:
         how: dict[str, Any] = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
         family, *_, address = socket.getaddrinfo(http.host, http.port, **how)[0]
-        if not AllowedHosts(http.allowed_hosts, bound=http.host).listed and not is_loopback(str(address[0])):
+        if not AllowedHosts(http.allowed_hosts, bound=http.host, section=section).listed and not is_loopback(
+            str(address[0])
+        ):
             where = f"{http.host}, where other machines reach it, and it may answer to its own names only"
             names = f"--allowed-hosts app.example.org,10.0.0.5 (or BDLAB_{section.upper()}_ALLOWED_HOSTS)"
             any_name = "'*' takes any, also a name that a hostile web page points here"

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bdlab_console.pages import live, pipeline, predictions, proof, rotation, trying
+from bdlab_console.pages import live, models, pipeline, predictions, proof, quality, rotation, trying
 
 if TYPE_CHECKING:
     from bdlab_console.parts import Console
 
 _PAGES: tuple[Callable[[Console], list[Any]], ...] = (
     live.routes,
+    models.routes,
     pipeline.routes,
     predictions.routes,
     proof.routes,
+    quality.routes,
     rotation.routes,
     trying.routes,
 )

@@ -5,6 +5,7 @@ The words are in findings.json: name -> gravity, message and hint, with the valu
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -130,7 +131,11 @@ def settings_findings(
     faults: list[BdlabError] = [*layers.faults(vault)]
     if not faults:
         settings = layers.settings(vault)
-        for reads in (settings.kafka.servers, settings.http.origins, lambda: required_scopes(settings.http)):
+        scopes = (
+            partial(required_scopes, settings.http),
+            partial(required_scopes, settings.of_console().http, "console"),
+        )
+        for reads in (settings.kafka.servers, settings.http.origins, *scopes):
             try:
                 reads()
             except SettingsInvalid as error:

@@ -5,9 +5,10 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from urllib.parse import quote_plus, urlencode
 
 import msgspec
 import urllib3
@@ -96,9 +97,16 @@ def clock_ahead_ms(url: str, *, ca_file: str = "") -> int:
 
 
 def fetch(
-    url: str, ca_file: str, timeout_s: float = TIMEOUT_S, *, headers: urllib3.HTTPHeaderDict | None = None
+    url: str,
+    ca_file: str,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    headers: urllib3.HTTPHeaderDict | None = None,
+    form: Mapping[str, str] | None = None,
+    login: tuple[str, str] | None = None,
 ) -> tuple[int, bytes, str]:
-    """Return status, body (of at most 64 KiB) and problem; with one the others are empty. `headers` gets those."""
+    """Return status, body (of at most 64 KiB) and problem; with one the others are empty. `headers` gets those. A
+    `form` is sent by POST, with a `login` (HTTP Basic)."""
     try:
         context = None
         if url.startswith("https:"):  # reading the system's CAs takes 30 ms
@@ -107,7 +115,14 @@ def fetch(
                 context.load_verify_locations(ca_file)
         with (
             urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout_s) as client,
-            client.request("GET", url, preload_content=False) as answer,
+            client.request(
+                "GET" if form is None else "POST",
+                url,
+                body=None if form is None else urlencode(form),
+                headers=({} if form is None else {"Content-Type": "application/x-www-form-urlencoded"})
+                | (urllib3.make_headers(basic_auth=":".join(map(quote_plus, login))) if login else {}),
+                preload_content=False,
+            ) as answer,
         ):
             if headers is not None:
                 headers.extend(answer.headers)

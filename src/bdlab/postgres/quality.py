@@ -13,7 +13,7 @@ from bdlab.quality import Bins, Cells, confident
 
 _MOST_TEXT = 10_000
 _FETCHED = 200
-_NUMBERS = ("number", "integer")
+NUMBERS = ("number", "integer")
 
 
 def asked(since: datetime | None, until: datetime | None, source: str, **more: Any) -> dict[str, Any]:
@@ -67,10 +67,24 @@ class QualityReader(Reader):
             cells.setdefault(axis, {}).setdefault(row.get(axis), []).append(row)
         return cells
 
+    def over_time(self, contract: Contract, values: Mapping[str, Any], width_s: int) -> list[dict[str, Any]]:
+        """Return, of each version and bucket of time that has any: the `rows`, of each output the known answers (n0)
+        and the error (error0: MSE of a number, else error rate), and the `mean` of a prediction that is a number."""
+        columns, sums = [f"date_bin('{width_s:d} s', s.stored_at, 'epoch') AS at"], ["count(*) AS rows"]
+        for number, field in enumerate(contract.truths):
+            said, true = f's."{field.column}"', f's."true_{field.column}"'
+            error = f"power({said} - {true}, 2)" if field.kind in NUMBERS else f"({said} <> {true})::int::float8"
+            columns.append(f"{error}::float8 AS e{number}")
+            sums.append(f"count(e{number}) AS n{number}, avg(e{number}) AS error{number}")
+            if field.name == PREDICTION and field.kind in NUMBERS:
+                columns.append(f"{said}::float8 AS said")
+                sums.append("avg(said) AS mean")
+        return self.select("over_time", values, columns=", ".join(columns), sums=", ".join(sums))
+
     def spread(self, contract: Contract, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return quantiles of how far each output that is a number differs: the median, 0.9, 0.99, and 1."""
         form = "percentile_cont(ARRAY[0.5, 0.9, 0.99, 1]) WITHIN GROUP (ORDER BY abs(b{0} - a{0})) AS far{0}"
-        sums = [form.format(number) for number, field in enumerate(contract.truths) if field.kind in _NUMBERS]
+        sums = [form.format(number) for number, field in enumerate(contract.truths) if field.kind in NUMBERS]
         columns = ", ".join(_pairs(contract))
         return self.select("spread", values, columns=columns, sums=", ".join(sums))[0] if sums else {}
 
@@ -89,7 +103,7 @@ def _figure_sums(contract: Contract) -> tuple[list[str], list[str], list[tuple[s
     for number, field in enumerate(contract.truths):
         said, true = f's."{field.column}"', f's."true_{field.column}"'
         error, measures = f"({said} <> {true})::int::float8", "avg(e{0}) AS error_rate{0}"
-        if field.kind in _NUMBERS:
+        if field.kind in NUMBERS:
             error = f"({said} - {true})::float8"
             measures = "avg(e{0} * e{0}) AS mse{0}, avg(abs(e{0})) AS mae{0}, avg(e{0}) AS bias{0}"
         columns.append(f"{error} AS e{number}")
@@ -110,7 +124,7 @@ def _pair_sums(contract: Contract) -> tuple[list[str], list[str], list[tuple[str
     sums, known = list[str](), "FILTER (WHERE num_nulls(a{0}, b{0}, t{0}) = 0)"
     for number, field in enumerate(contract.truths):
         form, wrong = "", "({1}{0} <> t{0})::int"
-        if field.kind in _NUMBERS:
+        if field.kind in NUMBERS:
             form, wrong = "sum(abs(b{0} - a{0})) AS apart{0}, sum(b{0} - a{0}) AS more{0}, ", "power({1}{0} - t{0}, 2)"
         form += f"sum((a{{0}} IS NOT DISTINCT FROM b{{0}})::int)::float8 AS same{{0}}, count(*) {known} AS n{{0}}"
         errors = (f"coalesce(sum({wrong}) {known}, 0)::float8 AS wrong_{{1}}{{0}}".format(number, one) for one in "ab")
@@ -123,7 +137,7 @@ def _pairs(contract: Contract) -> list[str]:
     form = 's."{1}"::{2} AS a{0}, o."{1}"::{2} AS b{0}, s."true_{1}"::{2} AS t{0}'
     doubt = ["s.confidence + o.confidence AS sure"] if confident(contract) else ["0 AS sure"]
     return doubt + [
-        form.format(number, field.column, "float8" if field.kind in _NUMBERS else "text")
+        form.format(number, field.column, "float8" if field.kind in NUMBERS else "text")
         for number, field in enumerate(contract.truths)
     ]
 

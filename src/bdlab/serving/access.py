@@ -22,7 +22,7 @@ NEED, CALLER = "need", "bdlab.caller"
 GIVEN = "bdlab.credentials"
 _FORM = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _NO_HASH = hash_of("")
-_ADVICE = "Send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; `bdlab api-key create` makes it."
+ADVICE = "Send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; `bdlab api-key create` makes it."
 
 
 class RateLimit:
@@ -82,9 +82,12 @@ class Gate:
     be somebody: one that is not valid is refused also where none is required. A key is looked up each time, so that it
     ends as soon as this process knows that it is revoked."""
 
-    def __init__(self, keys: ApiKeys, http: HttpSettings, count_refusal: Callable[[str], None]) -> None:
-        """Raises SettingsInvalid for http.require_key or an issuer that are not valid."""
-        self._keys, self._required, self._count_refusal = keys, required_scopes(http), count_refusal
+    def __init__(
+        self, keys: ApiKeys, http: HttpSettings, count_refusal: Callable[[str], None], section: str = "http"
+    ) -> None:
+        """Raises SettingsInvalid for require_key of the `section` or an issuer that are not valid."""
+        self._keys, self._required, self._count_refusal = keys, required_scopes(http, section), count_refusal
+        self._section = section
         self._callers: dict[str, Caller] = {}  # by the names of keys that were presented
         self._tokens = None
         if http.jwt_issuer:
@@ -99,7 +102,9 @@ class Gate:
         """Note who asks. Raises Problem: one of REFUSALS, or 503 if the identity provider is away."""
         given, (wanted, required) = scope.get(GIVEN), need or ("", False)
         if required and not given:
-            raise self._refusal("no_key", f"It needs the scope {wanted} (setting http.require_key). {_ADVICE}")
+            raise self._refusal(
+                "no_key", f"It needs the scope {wanted} (setting {self._section}.require_key). {ADVICE}"
+            )
         if need is None or not given:
             return
         caller = await self._caller(given)
@@ -131,7 +136,7 @@ class Gate:
 
     async def _caller(self, given: list[bytes]) -> Caller:
         if len(given) > 1:
-            raise self._refusal("many_keys", _ADVICE)
+            raise self._refusal("many_keys", ADVICE)
         found = given[0].strip(b" ")
         if len(found) > MAX_CREDENTIAL_BYTES or not _FORM.fullmatch(found):
             why = f"It has other characters than a key, or more than {MAX_CREDENTIAL_BYTES}."
@@ -144,9 +149,9 @@ class Gate:
         # Compared also if there is no such name: the time tells nobody which names there are.
         same = hmac.compare_digest(hash_of(form["secret"] if form else text), key.hash if key else _NO_HASH)
         if key is None or not same:
-            raise self._refusal("unknown_key", f"It is not known, or was revoked. {_ADVICE}")
+            raise self._refusal("unknown_key", f"It is not known, or was revoked. {ADVICE}")
         if key.expired(datetime.now(UTC)):
-            raise self._refusal("expired_key", f"{key.name} ended at {key.expires_at}. {_ADVICE}")
+            raise self._refusal("expired_key", f"{key.name} ended at {key.expires_at}. {ADVICE}")
         caller = self._callers.get(key.name)
         if caller is None or caller.key is not key:
             limit = caller.limit if caller else None  # goes on if the key was only read again

@@ -13,6 +13,7 @@ from bdlab.contract import Contract, Field
 from bdlab.errors import BdlabError, InvalidInput, ModelError, Unhealthy
 from bdlab.model.scorer import Card, find, load_scorer
 from bdlab.postgres.quality import QualityReader, asked
+from bdlab.postgres.reader import Reader
 from bdlab.profile import Distribution, distribution_of
 from bdlab.settings import Settings
 from bdlab.wiring.models import load_version, version_row
@@ -132,16 +133,20 @@ def compare(
     return quality.Comparison(a, b, rows, outputs, judged, tolerance, verdict, why, slices, furthest)
 
 
+def serving(reader: Reader) -> str:
+    """Return what was promoted last; if nothing was, the shipped model, which then serves."""
+    promoted = [f"{each['name']}@{each['version']}" for each in reader.ask("promoted", "models")]
+    return next(iter(promoted), "") or find("").card.title
+
+
 def refuse_worse(reader: QualityReader, model: str, tolerance: float) -> None:
     """Raise Unhealthy if a version is worse than the one that serves, BdlabError if that cannot be told."""
-    promoted = [f"{each['name']}@{each['version']}" for each in reader.ask("promoted", "models")]
-    serving = next(iter(promoted), "") or find("").card.title
-    if serving == model:
+    if (before := serving(reader)) == model:
         return
-    found = compare(reader, (serving, model), asked(None, None, "real"), tolerance=tolerance)
+    found = compare(reader, (before, model), asked(None, None, "real"), tolerance=tolerance)
     if found.verdict != "not worse":
-        why = f"{model} (B) is not promoted, since beside {serving} (A) it is {found.verdict}: {found.why}"
-        hint = f"`bdlab compare {serving} {model}` shows more; without --if-better nothing is compared."
+        why = f"{model} (B) is not promoted, since beside {before} (A) it is {found.verdict}: {found.why}"
+        hint = f"`bdlab compare {before} {model}` shows more; without --if-better nothing is compared."
         raise (Unhealthy if found.verdict == "worse" else BdlabError)(why, hint=hint)
 
 

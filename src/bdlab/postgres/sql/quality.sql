@@ -34,6 +34,13 @@ WITH found AS (
 )
 $sums
 
+-- name: over_time
+WITH found AS (
+    SELECT s.model, {columns} FROM quality s
+    WHERE NOT s.rescored AND (%(model)s::text IS NULL OR s.model = %(model)s) AND $asked
+)
+SELECT model, at, {sums} FROM found GROUP BY model, at ORDER BY model, at
+
 -- name: $pairs
 -- What a model said at once counts, and not what it said to the same input when it scored again. The bootstrap draws
 -- blocks, which are fewer in a slice.
