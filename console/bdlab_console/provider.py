@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
-import jwt
 import msgspec
 
 from bdlab.access import secured
@@ -68,8 +67,9 @@ class Provider:
             self._address(self._metadata(), "token_endpoint"), form, (client_id, secret) if secret else None
         )
         try:  # it came from the provider itself (OpenID Core, 3.1.3.7); who takes it checks its signature
-            claims = jwt.decode(found["id_token"], options={"verify_signature": False})
-        except (KeyError, jwt.PyJWTError) as error:
+            payload = base64.urlsafe_b64decode(found["id_token"].split(".")[1] + "==")
+            claims = msgspec.json.decode(payload, type=dict[str, Any])
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise BdlabError(f"{self.issuer} gives no identity token") from error
         audience = [claims["aud"]] if isinstance(claims.get("aud"), str) else claims.get("aud") or []
         if claims.get("nonce") != kept["nonce"] or client_id not in audience:
