@@ -18,7 +18,7 @@ from bdlab.postgres.session import Session
 from bdlab.wiring.models import former, promote_version, version_row
 from bdlab.wiring.quality import compare, serving
 from bdlab.wiring.tables import document_of, tables
-from bdlab_console.pages.quality import Asked, counted
+from bdlab_console.asked import Asked, counted
 from bdlab_console.parts import Console
 from bdlab_console.rendering import page
 from bdlab_console.sessions import caller
