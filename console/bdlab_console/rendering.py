@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from math import ceil
 from typing import Any
 
@@ -57,9 +58,13 @@ def page(request: Request[Any, Any, Any], name: str, *, status_code: int = 200, 
     return Template(name, context=common(request) | context, status_code=status_code)
 
 
-def text(value: object, hide: bool) -> Markup:
-    """Return an input's text as `inert` does; if it is masked, how long it is. Values that are no strings stay."""
-    return Markup("••• ({} characters)").format(len(value)) if hide and isinstance(value, str) else inert(value)
+def text(value: object, hide: bool = False) -> Markup:
+    """Return a value of a field as `inert` does; of a text that is masked how long it is."""
+    if hide and isinstance(value, str):
+        return Markup("••• ({} characters)").format(len(value))
+    if isinstance(value, datetime):
+        return inert(value.astimezone(UTC).isoformat().replace("+00:00", "Z"))
+    return inert("–" if value is None else str(value).lower() if isinstance(value, bool) else value)
 
 
 def figure(value: object, hide: bool = False) -> str | Markup:

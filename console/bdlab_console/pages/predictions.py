@@ -76,15 +76,15 @@ def routes(parts: Console) -> list[Any]:
     async def one(request: Request[Any, Any, Any], asked: Path) -> Template:
         return await show(request, str(asked).strip("/"), Reply())
 
-    @post("/predictions/{prediction_id:uuid}", status_code=200, include_in_schema=False)
-    async def say(request: Request[Any, Any, Any], prediction_id: UUID) -> Template:
-        contract, given, asked = await parts.contract(), await request.form(), str(prediction_id)
+    @post("/predictions/{asked:path}", status_code=200, include_in_schema=False)
+    async def say(request: Request[Any, Any, Any], asked: Path) -> Template:
+        contract, given, prediction_id = await parts.contract(), await request.form(), str(asked).strip("/")
         truths = {name: value for name, value in body_of(contract.truths, given).items() if value is not None}
         if not truths:
             raise InvalidInput("the feedback gives no right answer", hint="Go back and give at least one.")
-        body, key = {"prediction_id": asked, **truths}, key_of(given)
+        body, key = {"prediction_id": prediction_id, **truths}, key_of(given)
         reply = await api.post("/feedback", body, key=key, credential=presented(request))
-        return await show(request, asked, reply, "" if reply.body else key)
+        return await show(request, prediction_id, reply, "" if reply.body else key)
 
     @get("/feedback/{prediction_id:uuid}", include_in_schema=False)
     async def given(request: Request[Any, Any, Any], prediction_id: UUID, given: UUID, since: float) -> Template:
