@@ -122,6 +122,13 @@ def test_what_lasts_restarts_by_itself_and_tells_its_health(services: dict[str, 
         assert services[name].get("restart") in (None, "no"), name
 
 
+def test_what_the_image_is_made_of_reaches_the_engine() -> None:
+    admitted = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"}
+    dockerfile = (ROOT / "infra" / "Dockerfile").read_text("utf-8")
+    copied = {name for line in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile, re.MULTILINE) for name in line.split()}
+    assert copied == admitted
+
+
 def test_every_image_that_is_named_has_a_stand_in(services: dict[str, Any]) -> None:
     named = {service["image"] for service in services.values() if not monitoring(service)} - {"bdlab:latest"}
     dockerfile = Path(ROOT / "infra" / "Dockerfile").read_text("utf-8")

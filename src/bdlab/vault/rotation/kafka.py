@@ -79,7 +79,7 @@ class _UserRotation:
             raise refusal(VaultError, "former_works", user=former.username)
         since = self.values.pop(_SWITCHED)
         self._write()
-        self._note(username=self.values["username"], former="", since=since)
+        self._note(username=self.values["username"], since=since)
 
     def result(self, outcome: RotationOutcome, detail: str = "") -> Rotation:
         after = "" if outcome.startswith("would") else f"{self.values['username']} v{self.version}"
