@@ -6,21 +6,24 @@ BIN    := $(VENV)/bin
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest \
           $(if $(CI),--reruns 1 --max-suite-reruns 2 --rerun-show-tracebacks --durations=20)
 
+# Of a run of tests, on two cores: three of them leave a quarter of the processor time idle.
+PROCESSES ?= 4
+
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 # The lock is for all extras: demo, tests and development share one environment. The second call runs the pip that the first
-# one installed. pip compiles the files that it copies, but not bdlab's own, which stay where they are; without compileall
-# each start would compile them again if PYTHONDONTWRITEBYTECODE is set.
+# one installed. What is compiled here, on all cores, each start would compile again if PYTHONDONTWRITEBYTECODE is set; some
+# packages have files that no Python compiles.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bdlab needs Python 3.11 or newer; this is %s. Name another with: make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	@echo "installing into $(VENV) from PyPI; the first time takes a minute or two" >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m compileall -q src cli
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib src cli console || true
 	@$(BIN)/bdlab fetch-kafka >&2 || echo "going on without Apache Kafka: what needs a broker runs on the one in memory" >&2
 	@touch $@
 
@@ -65,9 +68,9 @@ $(VENV)/.docs: $(VENV)/.installed infra/docs/requirements.lock
 	@touch $@
 
 test: $(VENV)/.installed  ## what each commit has to pass, on real servers; on Apache Kafka if it is there
-	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose and not browser'
+	$(PYTEST) --numprocesses $(PROCESSES) --dist worksteal -m 'not storm and not long and not kafka and not compose and not browser'
 
-LONG = $(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose and not browser'
+LONG = $(PYTEST) --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose and not browser'
 
 FETCH = $(BIN)/bdlab fetch-kafka && $(BIN)/python -m tests.servers.zookeeper
 

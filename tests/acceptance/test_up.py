@@ -201,7 +201,7 @@ def test_a_vault_whose_keys_never_reached_the_disk_begins_anew(short_path: Path,
 def test_a_first_start_may_be_cut_off_at_any_moment(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     chance = random.Random(SEED)
     folder = tmp_path / "stack"
-    for number in range(rounds(6, 40)):
+    for number in range(rounds(4, 40)):
         if number % 4 == 0:  # each is cut off some times before it comes up, or begins anew
             folder = tmp_path / f"stack {number}"
         up = start_up(folder)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.kafka
 
 UP_WITHIN_S = 300.0
 #: Long enough for a slow machine to have everything up before the first renewal.
-CERTIFICATE_TTL_S = 120
+CERTIFICATE_TTL_S = 75
 
 
 @pytest.fixture(autouse=True)

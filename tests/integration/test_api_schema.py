@@ -51,7 +51,7 @@ def run_tester(url: str, folder: Path, *, examples: int, paths: str = "") -> Non
 @pytest.mark.once
 @pytest.mark.parametrize(
     "examples",
-    [20, pytest.param(rounds(200, 1000), marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")])],
+    [20, pytest.param(rounds(50, 1000), marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")])],
 )
 def test_a_tester_that_reads_the_document_finds_nothing(pipeline: Pipeline, tmp_path: Path, examples: int) -> None:
     with pipeline.serve() as (_, client), pipeline.daemon("consume"):
