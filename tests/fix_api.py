@@ -217,6 +217,7 @@ class MemoryApi:
             stored=self.stored,
             vault=self.vault,
             broker=self.log,
+            feedback_broker=self.log,
             keys=self.keys,
             log_published=lambda *_: None,
             flush_log=lambda: 0,

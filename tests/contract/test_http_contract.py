@@ -98,6 +98,7 @@ def served(request: pytest.FixtureRequest, memory_api: MemoryApi) -> Iterator[Se
                 stored=memory_api.stored,
                 vault=memory_api.vault,
                 broker=admin,
+                feedback_broker=admin,
                 keys=memory_api.keys,
                 log_published=lambda *_: None,
                 flush_log=lambda: 0,
@@ -203,6 +204,6 @@ def test_the_broker_is_described(served: ServedTopic) -> None:
     answer = served.client.get("/kafka-status")
     assert answer.status_code == 200
     found = answer.json()
-    fields = {"connected", "bootstrap_servers", "brokers", "topic", "partitions", "consumer_lag"}
+    fields = {"connected", "bootstrap_servers", "brokers", "topic", "partitions", "consumer_lag", "feedback"}
     assert set(found) == fields
     assert (found["connected"], found["brokers"], found["partitions"]) == (True, served.brokers, 6)

@@ -108,7 +108,7 @@ def test_a_server_that_stops_is_named_and_comes_back_while_the_page_answers(worl
             time.sleep(0.2)
         page = unescape(world.console.get("/pipeline").text)
         assert re.search(rf"Not healthy: .*{name} \(unhealthy\)", page)
-        assert re.search(rf"<h3>{name}</h3>.*?Since <time ", page, re.DOTALL)
+        assert re.search(rf"<h2>{name}</h2>.*?Since <time ", page, re.DOTALL)
         assert longest_s < 2.5  # 0.8 s, on a slow machine
     finally:
         server.start()

@@ -76,6 +76,9 @@ def test_a_healthy_pipeline_and_its_dead_letters(pipeline: Pipeline) -> None:
     members = found.facts.members or [("", list(range(found.facts.partitions)))]
     assert sorted(number for _, own in members for number in own) == list(range(found.facts.partitions))
     assert (found.facts.lag, found.facts.lag_per_s) == (0, 0)
+    of_feedback = found.facts.feedback
+    assert (of_feedback.partitions, of_feedback.lag, of_feedback.lag_per_s) == (6, 0, 0)
+    assert (of_feedback.members is None) == (KIND == "tansu")
     assert {"bdlab", "librdkafka", "libpq", "Vault", "Python", "machine"} <= set(found.facts.versions)
     sources = {each["name"]: each["from"] for each in found.facts.settings}
     assert sources["kafka.bootstrap_servers"] == "Vault"

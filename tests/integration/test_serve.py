@@ -94,6 +94,7 @@ def test_everything_is_described_over_real_servers(pipeline: Pipeline) -> None:
         assert vault["token_ttl_s"] > 0
         kafka = client.get("/kafka-status").json()
         assert (kafka["bootstrap_servers"], kafka["partitions"]) == (pipeline.broker.bootstrap_servers, 6)
+        assert (kafka["feedback"]["topic"], kafka["feedback"]["partitions"]) == ("feedback", 6)
 
 
 def test_a_stored_prediction_is_read_back(pipeline: Pipeline) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab.health import CheckResult, findings
-from bdlab.health.findings import Facts, Finding, Share, by_gravity, masked, of_facts, of_settings
+from bdlab.health.findings import Facts, Finding, Share, TopicFacts, by_gravity, masked, of_facts, of_settings
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES
 from bdlab.settings import Settings
 from bdlab.vault.logins import Ttl
@@ -113,6 +113,8 @@ def share(percent: int) -> dict[str, Share]:
         ({"lag": 1000, "lag_per_s": -0.5}, "lag.shrinking", "notice"),
         ({"lag": 1000, "lag_per_s": 0.0}, "lag.standing", "warning"),
         ({"lag": 1000}, "", ""),
+        ({"feedback": TopicFacts(members=[], lag=1)}, "feedback.group.empty", "critical"),
+        ({"feedback": TopicFacts(lag=1000, lag_per_s=0.0)}, "feedback.lag.standing", "warning"),
         ({"lag": 999, "lag_per_s": 50.0}, "", ""),
         ({"log_errors": {"serve.log": ["..."]}}, "log_errors", "notice"),
     ],

@@ -73,6 +73,8 @@ class Api:
             self.settings = self.vault.settings()
             # Shorter than the time-out of /health, and short enough for a stop to wait for.
             self.admin = opening.enter_context(closing(Admin(self.vault, client_id="bdlab-serve", timeout_s=2.0)))
+            asks = Admin(FeedbackTopic(self.vault), client_id="bdlab-serve-feedback-state", timeout_s=2.0)
+            self.feedback_admin = opening.enter_context(closing(asks))
             self.reader = opening.enter_context(closing(Reader(self.vault)))
             if follows:
                 self._follow(before)
@@ -151,6 +153,7 @@ class Api:
             stored=self.reader,
             vault=self.vault,
             broker=self.admin,
+            feedback_broker=self.feedback_admin,
             keys=self.vault,
             log_published=lines.published,
             flush_log=lines.flush,

@@ -49,19 +49,25 @@ class Share(msgspec.Struct, frozen=True):
     unit: Literal["bytes", "files", "connections"]
 
 
-class Facts(msgspec.Struct, kw_only=True):
-    """What was seen; what was not stays empty. `clocks_ms` is how far each server's clock is ahead of this machine's.
-    `lag` is in events, and changed by `lag_per_s` events a second. `members` are the group's consumers with their
-    partitions. `dead_letters` are the newest open ones, by their positions."""
+class TopicFacts(msgspec.Struct, kw_only=True):
+    """What was seen of a topic and its group. `members` are its consumers with their partitions. `lag` is in events,
+    and changed by `lag_per_s` events a second."""
 
-    versions: dict[str, str] = {}
-    settings: list[dict[str, Any]] = []
-    clocks_ms: dict[str, int] = {}
-    shares: dict[str, Share] = {}
     partitions: int = 0
     members: list[tuple[str, list[int]]] | None = None
     lag: int | None = None
     lag_per_s: float | None = None
+
+
+class Facts(TopicFacts, kw_only=True):
+    """What was seen, of the predictions' topic and all else; what was not stays empty. `clocks_ms` is how far each
+    server's clock is ahead of this machine's. `dead_letters` are the newest open ones, by their positions."""
+
+    feedback: TopicFacts = msgspec.field(default_factory=TopicFacts)
+    versions: dict[str, str] = {}
+    settings: list[dict[str, Any]] = []
+    clocks_ms: dict[str, int] = {}
+    shares: dict[str, Share] = {}
     dead_letters: dict[str, str] = {}
     log_errors: dict[str, list[str]] = {}
 
@@ -96,6 +102,14 @@ def of_facts(facts: Facts, checks: Iterable[CheckResult]) -> Iterator[Finding]:
         if share.used > share.limit * 0.9:
             used = share.used / share.limit
             yield worded(f"share.{share.unit}", grave=used > 0.97, what=what, used=used, limit=share.limit)
+    yield from _of_topic(facts)
+    for found in _of_topic(facts.feedback):
+        yield Finding(found.gravity, f"feedback.{found.name}", f"feedback: {found.message}", found.hint)
+    if facts.log_errors:
+        yield worded("log_errors", logs=", ".join(facts.log_errors))
+
+
+def _of_topic(facts: TopicFacts) -> Iterator[Finding]:
     events, rate = facts.lag or 0, facts.lag_per_s
     if facts.members == []:
         yield worded("group.empty", grave=events > 0, events=events)
@@ -104,8 +118,6 @@ def of_facts(facts: Facts, checks: Iterable[CheckResult]) -> Iterator[Finding]:
     if rate is not None and events >= 1000:  # a smaller lag comes and goes within a second
         rule = "lag.growing" if rate > 0 else "lag.shrinking" if rate < 0 else "lag.standing"
         yield worded(rule, events=events, rate=rate, left_s=-events / rate if rate else 0)
-    if facts.log_errors:
-        yield worded("log_errors", logs=", ".join(facts.log_errors))
 
 
 def worded(name: str, *, grave: bool = False, **values: Any) -> Finding:

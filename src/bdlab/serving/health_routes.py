@@ -34,6 +34,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
     # The states of what the API depends on; each is asked for at most once a second.
     kafka, codec = parts.settings.kafka, parts.model.scorer.codec
     no_broker = partial(BrokerState, connected=False, bootstrap_servers=kafka.bootstrap_servers, topic=kafka.topic)
+    no_feedback = partial(no_broker, topic=kafka.feedback_topic)
     rows = partial(parts.stored.state, count_rows=False)
     trial = msgspec.convert(example_of(codec.contract), codec.input)
 
@@ -43,6 +44,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
 
     vault_probe = CachedProbe(parts.vault.state, lambda why: VaultState(connected=False, problem=why), name="vault")
     broker_probe = CachedProbe(parts.broker.state, lambda why: no_broker(problem=why), name="broker")
+    feedback_probe = CachedProbe(parts.feedback_broker.state, lambda why: no_feedback(problem=why), name="feedback")
     rows_probe = CachedProbe(rows, lambda why: DatabaseState(connected=False, problem=why), name="database")
     model_probe = CachedProbe(try_model, str, name="model")
     scrape = need if (need := gate.need("metrics"))[1] else None
@@ -101,8 +103,9 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
     @get(**describe("/kafka-status", state=KafkaAnswer))
     async def kafka_status() -> Response[KafkaAnswer]:
         """`consumer_lag` is null if this service may not read the group; `problem` then has the reason."""
-        state = await broker_probe.get_async()
-        found = msgspec.convert(state, KafkaAnswer, from_attributes=True)
+        state, of_feedback = await asyncio.gather(broker_probe.get_async(), feedback_probe.get_async())
+        values = msgspec.structs.asdict(state) | {"feedback": msgspec.structs.asdict(of_feedback)}
+        found = msgspec.convert(values, KafkaAnswer)
         return json_response(found, 200 if state.connected else 503)
 
     @get(**describe("/metrics", need=scrape), media_type="text/plain")

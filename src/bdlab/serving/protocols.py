@@ -43,6 +43,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     stored: StoredPredictions
     vault: VaultProbe
     broker: BrokerProbe
+    feedback_broker: BrokerProbe
     keys: ApiKeys
     log_published: Callable[[str, Position, str], None]
     flush_log: Callable[[], int]

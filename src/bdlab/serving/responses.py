@@ -88,16 +88,22 @@ class VaultAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     problem: str = ""
 
 
-class KafkaAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TopicAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`problem` is the reason why there is no answer, or no lag."""
 
-    connected: bool
-    bootstrap_servers: str
-    brokers: int
     topic: str
     partitions: int
     consumer_lag: int | None
     problem: str = ""
+
+
+class KafkaAnswer(TopicAnswer, frozen=True, kw_only=True, omit_defaults=True):
+    """`topic` and what follows it are of the predictions; `feedback` has the same of the other topic."""
+
+    connected: bool
+    bootstrap_servers: str
+    brokers: int
+    feedback: TopicAnswer
 
 
 _encode = msgspec.json.Encoder().encode

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from resource import RLIMIT_NOFILE, prlimit
 
+from bdlab.credentials import FeedbackTopic
 from bdlab.errors import BrokerUnavailable, InvalidInput
 from bdlab.forked import Forked
 from bdlab.health import CHECKS, CachedProbe, CheckResult, at_once
@@ -84,8 +85,9 @@ class _Examination(Checker):
     def _all_checks(self) -> None:
         self._checks = {check.name: check for check in self.report(_CHECKS_S).checks}
         self._checked_at = time.monotonic()
-        self._facts.lag = self._checks["kafka.lag"].detail.get("lag_events")
-        self._facts.partitions = self._checks["kafka.topic"].detail.get("partitions", 0)
+        for group, facts in (("kafka", self._facts), ("feedback", self._facts.feedback)):
+            facts.lag = self._checks[f"{group}.lag"].detail.get("lag_events")
+            facts.partitions = self._checks[f"{group}.topic"].detail.get("partitions", 0)
 
     def _clock_of_vault(self) -> None:
         vault = self._settings.vault
@@ -111,15 +113,17 @@ class _Examination(Checker):
     def _group(self) -> None:
         if self._facts.lag is None or self._checks["kafka.brokers"].detail["cluster_id"].startswith(MEMORY_ONLY_ID):
             raise BrokerUnavailable("no broker tells of it (one in memory never does)")
-        (self._facts.members,) = self._child.results([self.kafka.session.kafka()], lambda: False)
+        logins = [self.kafka.session.kafka(), FeedbackTopic(self.kafka.session).kafka()]
+        self._facts.members, self._facts.feedback.members = self._child.results(logins, lambda: False)
 
     def _lag(self) -> None:
-        if (before := self._facts.lag) is None:
+        if self._facts.lag is None:
             raise BrokerUnavailable("no broker tells of it")
         time.sleep(max(0.0, self._checked_at + _BETWEEN_LOOKS_S - time.monotonic()))
-        self._facts.lag = after = self.admin().state().consumer_lag
-        if after is not None:
-            self._facts.lag_per_s = (after - before) / (time.monotonic() - self._checked_at)
+        for facts, of_feedback in ((self._facts, False), (self._facts.feedback, True)):
+            before, facts.lag = facts.lag, self.admin(of_feedback=of_feedback).state().consumer_lag
+            if before is not None and facts.lag is not None:
+                facts.lag_per_s = (facts.lag - before) / (time.monotonic() - self._checked_at)
 
     def _local_stack(self) -> None:
         if not self._folder.path.is_dir():
