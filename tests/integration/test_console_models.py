@@ -75,6 +75,7 @@ def answered(_shared_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactor
             "SELECT id, 'reviews@1.2.0', now(), gen_random_uuid(), least(prediction + 0.5, 5), sentiment, confidence "
             "FROM predictions"
         )
+        cursor.execute("UPDATE predictions SET stored_at = now() - interval '3 h' WHERE sentiment = 'negative'")
     return str(ids[0])
 
 
@@ -111,7 +112,10 @@ def test_quality_is_counted_in_the_background_once_and_shown(
     part = console.get(query, headers={"HX-Request": "true", "HX-Target": "figures"}).text
     assert "<h1" not in part
     assert "hx-trigger" not in part
-    assert "Over time" not in shown  # there is one hour
+    over_time = console.get(query).text.partition("Over time")[2]
+    assert "in steps of 1 h" in over_time
+    assert len(re.findall(r"<td><time[^>]+>.*?</tr>", over_time)) == 2
+    assert json.loads(html.unescape(re.findall(r"data-chart='(.+?)'", over_time)[1]))["series"][0]["values"] == [20, 20]
     assert "No predictions are stored" in counted(console, "/quality?last=24h&source=drill")
 
 

@@ -52,6 +52,11 @@ path "kv/data/api-keys/+" {
   capabilities = ["read"]
 }
 
+# The secret of its client at the identity provider where people sign in (console.oidc_client_id), if it has one.
+path "kv/data/oidc/console" {
+  capabilities = ["read"]
+}
+
 # Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
