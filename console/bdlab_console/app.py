@@ -52,8 +52,8 @@ def make_app(parts: Console) -> Litestar:
     http = parts.settings.of_console().http
     allowed = AllowedHosts(http.allowed_hosts, bound=http.host, section="console")
     provider = Provider(parts.settings, parts.session) if parts.settings.console.oidc_client_id else None
-    access = sessions.Access(parts.session, http, provider)
-    secure = bool(http.tls_cert_file)
+    secure = bool(http.tls_cert_file) or parts.settings.console.public_url.startswith("https:")
+    access = sessions.Access(parts.session, http, provider, secure=secure)
     cookie: dict[str, Any] = {"cookie_name": "bdlab-csrf", "cookie_secure": secure, "cookie_httponly": True}
     csrf = CSRFConfig(secret=secrets.token_hex(32), exclude="^/static/", **cookie)
     # Each address has the hash of its file, so that none of them ever changes.

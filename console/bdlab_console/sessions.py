@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
@@ -96,7 +96,7 @@ class Access:
     """Decides on each request. The cookie holds the credential itself, encrypted with a key of this process (AES-GCM):
     each request looks it up again, so that a revoked key ends the session, and `serve` gets it for Try and feedback."""
 
-    def __init__(self, keys: ApiKeys, http: HttpSettings, provider: Provider | None) -> None:
+    def __init__(self, keys: ApiKeys, http: HttpSettings, provider: Provider | None, *, secure: bool) -> None:
         """Raises SettingsInvalid for console.require_key or an issuer that is not valid."""
         self.gate = Gate(keys, checked(http), lambda _reason: None, section="console")
         self.provider, self.wrong = provider, RateLimit(_WRONG_A_SECOND)
@@ -104,7 +104,7 @@ class Access:
             secret=os.urandom(32),
             key="bdlab-session",
             max_age=_SESSION_S,
-            secure=bool(http.tls_cert_file),
+            secure=secure,
             samesite="lax",
             exclude="^/static/",
         )
@@ -207,9 +207,17 @@ def routes(access: Access) -> list[Any]:
         request.clear_session()
         return Redirect("/sign-in", status_code=303)
 
+    return [form, sign_in, sign_out, *(_by_provider(access, access.provider, form_page) if access.provider else [])]
+
+
+def _sent_on(then: str) -> Redirect:
+    return Redirect(then if _OWN_PATH.fullmatch(then) else "/", status_code=303)
+
+
+def _by_provider(access: Access, provider: Provider, form_page: Callable[..., Template]) -> list[Any]:
     @get("/sign-in/provider", opt={"open": True}, include_in_schema=False)
     async def leave(request: Request[Any, Any, Any], then: str = "/") -> Response[Any]:
-        address, kept = await _of(access).begin(f"{request.base_url}sign-in/back")
+        address, kept = await provider.begin(str(request.base_url))
         request.set_session({**kept, "then": then, "until": time.time() + 600})
         return Redirect(address, status_code=303)
 
@@ -217,9 +225,9 @@ def routes(access: Access) -> list[Any]:
     async def back(request: Request[Any, Any, Any]) -> Response[Any]:
         kept = dict(request.session)
         request.clear_session()
-        then, status, why = str(kept.get("then", "/")), 401, ""
+        then, status, why = str(kept.get("then", "/")), 401, "The identity provider gives no token that can be checked."
         try:
-            for token in await _of(access).tokens(request.query_params, kept):
+            for token in await provider.tokens(request.query_params, kept):
                 status, why = await access.sign_in(request, token)
                 if not status:
                     break
@@ -228,13 +236,4 @@ def routes(access: Access) -> list[Any]:
             why = error.message
         return form_page(request, then, status, why) if status else _sent_on(then)
 
-    return [form, sign_in, sign_out, *([leave, back] if access.provider else [])]
-
-
-def _sent_on(then: str) -> Redirect:
-    return Redirect(then if _OWN_PATH.fullmatch(then) else "/", status_code=303)
-
-
-def _of(access: Access) -> Provider:
-    assert access.provider is not None  # noqa: S101 - without one there are no such routes
-    return access.provider
+    return [leave, back]

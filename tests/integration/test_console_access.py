@@ -100,10 +100,13 @@ def guarded(
         assert not re.search(r"bdlab_[a-z-]+_\w|eyJ", "\n".join(console.daemon.lines)), "the log has a credential"
 
 
-def key_of(pipeline: Pipeline, name: str, scopes: str, *options: str) -> str:
+def key_of(pipeline: Pipeline, console: Console, name: str, scopes: str, *options: str) -> str:
+    """A new key that the console knows."""
     made = pipeline.run("api-key", "create", name, "--scope", scopes, *options)
     assert made.returncode == 0, made.stderr
-    return made.stdout.strip()
+    headers = {"X-API-Key": made.stdout.strip()}
+    until(lambda: "signed in as" in console.browser().get("/sign-in", headers=headers).text)
+    return headers["X-API-Key"]
 
 
 def is_in(browser: httpx.Client) -> bool:
@@ -128,8 +131,8 @@ def test_on_loopback_nobody_has_to_sign_in_and_every_answer_is_guarded(console: 
 
 
 def test_a_key_lets_in_until_it_is_revoked_or_ends(pipeline: Pipeline, guarded: Console) -> None:
-    key = key_of(pipeline, "looker", "read")
-    ending = key_of(pipeline, "ending", "read", "--expires", "6s")
+    key = key_of(pipeline, guarded, "looker", "read")
+    ending = key_of(pipeline, guarded, "ending", "read", "--expires", "9s")
     browser = guarded.browser()
     asked = browser.get("/models/compare?a=1&b=2")
     assert (asked.status_code, asked.headers["location"]) == (303, "/sign-in?then=/models/compare%3Fa%3D1%26b%3D2")
@@ -154,14 +157,14 @@ def test_a_key_lets_in_until_it_is_revoked_or_ends(pipeline: Pipeline, guarded: 
     until(lambda: not is_in(guarded.client), timeout_s=5)
     assert time.monotonic() - begun < 5
     assert "bdlab-session" not in guarded.client.cookies
-    until(lambda: other.get("/models").status_code == 401, timeout_s=8)
+    until(lambda: other.get("/models").status_code == 401, timeout_s=12)
     assert "ended at" in other.get("/models").text
 
 
 def test_a_cookie_that_was_made_up_or_is_of_another_process_is_no_session(
     pipeline: Pipeline, guarded: Console, start_console: StartConsole
 ) -> None:
-    key = key_of(pipeline, "cook", "read")
+    key = key_of(pipeline, guarded, "cook", "read")
     guarded.sign_in(key)
     cookie, csrf = guarded.client.cookies["bdlab-session"], guarded.client.cookies["bdlab-csrf"]
     set_by = guarded.browser().get("/sign-in").headers["set-cookie"]
@@ -178,21 +181,23 @@ def test_a_cookie_that_was_made_up_or_is_of_another_process_is_no_session(
     for name, value in (("bdlab-session", cookie), ("bdlab-csrf", csrf)):
         again.client.cookies.set(name, value, domain="127.0.0.1")
     assert not is_in(again.client)
+    until(lambda: "signed in as" in again.browser().get("/sign-in", headers={"X-API-Key": key}).text)
     again.sign_in(key)  # with another CSRF cookie than the one of before
     assert is_in(again.client)
+    assert "This console has no registry" in again.get("/models").text
     again.post("/sign-out", form="/models")
     assert not is_in(again.client)
 
 
 def test_what_a_key_may_not_do_is_said_with_what_to_do(pipeline: Pipeline, guarded: Console) -> None:
-    guarded.sign_in(key_of(pipeline, "reader", "read"))
+    guarded.sign_in(key_of(pipeline, guarded, "reader", "read"))
     refused = guarded.get(PROMOTE, code=403).text
     assert "reader has the scopes: read. This needs promote." in refused
     assert "bdlab api-key create NAME --scope read,promote" in refused
-    assert "This needs read" in guarded.sign_in(key_of(pipeline, "poster", "predict"), code=403).text
-    guarded.sign_in(key_of(pipeline, "promoter", "read,promote"))
+    assert "This needs read" in guarded.sign_in(key_of(pipeline, guarded, "poster", "predict"), code=403).text
+    guarded.sign_in(key_of(pipeline, guarded, "promoter", "read,promote"))
     assert guarded.client.get(PROMOTE).status_code != 403
-    browser = guarded.browser(headers={"Authorization": f"Bearer {key_of(pipeline, 'proxied', 'read')}"})
+    browser = guarded.browser(headers={"Authorization": f"Bearer {key_of(pipeline, guarded, 'proxied', 'read')}"})
     assert is_in(browser)
     assert browser.get(PROMOTE).status_code == 403
     browser.headers["Authorization"] = "Bearer bdlab_nobody_" + "x" * 43
@@ -205,7 +210,7 @@ def test_what_a_key_may_not_do_is_said_with_what_to_do(pipeline: Pipeline, guard
 )
 def test_nobody_is_sent_to_another_host(pipeline: Pipeline, guarded: Console, then: str) -> None:
     global _THEN_KEY  # noqa: PLW0603 - one key for all
-    _THEN_KEY = _THEN_KEY or key_of(pipeline, "then", "read")
+    _THEN_KEY = _THEN_KEY or key_of(pipeline, guarded, "then", "read")
     page = guarded.get("/sign-in").text
     token = re.search(r'name="_csrf_token" value="(\w+)"', page)
     assert token
@@ -217,7 +222,7 @@ _THEN_KEY = ""
 
 
 def test_a_form_of_another_site_changes_nothing(pipeline: Pipeline, guarded: Console) -> None:
-    key = key_of(pipeline, "forged", "read")
+    key = key_of(pipeline, guarded, "forged", "read")
     browser = guarded.browser()
     browser.get("/sign-in")
     token = browser.cookies["bdlab-csrf"]
@@ -239,7 +244,7 @@ def test_a_form_of_another_site_changes_nothing(pipeline: Pipeline, guarded: Con
 
 
 def test_a_flood_of_wrong_keys_fills_no_log_and_keeps_nobody_out(pipeline: Pipeline, guarded: Console) -> None:
-    key = key_of(pipeline, "patient", "read")
+    key = key_of(pipeline, guarded, "patient", "read")
     before = len(guarded.daemon.lines)
     browser = guarded.browser()
     browser.get("/sign-in")
@@ -257,6 +262,7 @@ def test_somebody_signs_in_at_the_identity_provider(pipeline: Pipeline, guarded:
     leave = browser.get("/sign-in/provider?then=/quality").headers["location"]
     asked = dict(parse_qsl(urlsplit(leave).query))
     assert (asked["response_type"], asked["code_challenge_method"]) == ("code", "S256")
+    assert asked["redirect_uri"] == f"{guarded.url}/sign-in/back"
     back = provider.answers(pipeline, leave)
     # Without the client's secret the provider gives no token, and nobody else can use the answer.
     assert guarded.browser().get("/sign-in/back", params=back).status_code == 401
@@ -281,3 +287,5 @@ def test_a_setting_that_is_no_scope_is_named_as_the_console_has_it(pipeline: Pip
     done = pipeline.run("console", "--port", "0", BDLAB_CONSOLE_REQUIRE_KEY="reed")
     assert done.returncode == 2
     assert "console.require_key: reed in 'reed' is no scope" in done.stderr
+    done = pipeline.run("console", "--port", "0", BDLAB_CONSOLE_OIDC_CLIENT_ID="x")
+    assert "http.jwt_issuer" in done.stderr

@@ -147,17 +147,13 @@ def test_a_version_is_promoted_with_a_reason_and_rolled_back(
     ]
 
 
-def test_without_the_identity_or_a_registry_there_is_the_command_and_no_button(
+def test_without_the_identity_there_is_the_command_and_no_button(
     start_console: StartConsole, pipeline: Pipeline, answered: str
 ) -> None:
-    registry = str(pipeline.folder / "registry")
-    for console, why in (
-        (start_console(identities=(), BDLAB_MODEL_REGISTRY=registry), "was not given the identity model"),
-        (start_console(), "has no registry"),
-    ):
-        shown = text_of(console.get("/models").text)
-        assert "Promote…" not in shown
-        assert "bdlab model promote NAME@VERSION --why TEXT" in shown
-        page = text_of(console.get("/models/reviews/1.2.0/promote").text)
-        assert why in page
-        assert "Why" not in page
+    console = start_console(identities=(), BDLAB_MODEL_REGISTRY=str(pipeline.folder / "registry"))
+    shown = text_of(console.get("/models").text)
+    assert "Promote…" not in shown
+    assert "bdlab model promote NAME@VERSION --why TEXT" in shown
+    page = text_of(console.get("/models/reviews/1.2.0/promote").text)
+    assert "was not given the identity model" in page
+    assert "Why" not in page

@@ -58,6 +58,7 @@ def wanted(service: Service) -> set[str]:
         found |= {"kv/metadata/api-keys/+"}
     if service.name == "console":
         found |= {"kv/data/clients/+/+", "kv/metadata/kafka/+", "kv/metadata/clients/+", "kv/metadata/clients/console"}
+        found |= {"kv/data/oidc/console"}
     return found
 
 

@@ -5,10 +5,9 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote_plus, urlencode
 
 import msgspec
 import urllib3
@@ -97,16 +96,9 @@ def clock_ahead_ms(url: str, *, ca_file: str = "") -> int:
 
 
 def fetch(
-    url: str,
-    ca_file: str,
-    timeout_s: float = TIMEOUT_S,
-    *,
-    headers: urllib3.HTTPHeaderDict | None = None,
-    form: Mapping[str, str] | None = None,
-    login: tuple[str, str] | None = None,
+    url: str, ca_file: str, timeout_s: float = TIMEOUT_S, *, headers: urllib3.HTTPHeaderDict | None = None
 ) -> tuple[int, bytes, str]:
-    """Return status, body (of at most 64 KiB) and problem; with one the others are empty. `headers` gets those. A
-    `form` is sent by POST, with a `login` (HTTP Basic)."""
+    """Return status, body (of at most 64 KiB) and problem; with one the others are empty. `headers` gets those."""
     try:
         context = None
         if url.startswith("https:"):  # reading the system's CAs takes 30 ms
@@ -115,14 +107,7 @@ def fetch(
                 context.load_verify_locations(ca_file)
         with (
             urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout_s) as client,
-            client.request(
-                "GET" if form is None else "POST",
-                url,
-                body=None if form is None else urlencode(form),
-                headers=({} if form is None else {"Content-Type": "application/x-www-form-urlencoded"})
-                | (urllib3.make_headers(basic_auth=":".join(map(quote_plus, login))) if login else {}),
-                preload_content=False,
-            ) as answer,
+            client.request("GET", url, preload_content=False) as answer,
         ):
             if headers is not None:
                 headers.extend(answer.headers)
