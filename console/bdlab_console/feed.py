@@ -17,7 +17,7 @@ from bdlab.signals import ENDLESS
 
 MAX_VIEWERS = 500
 _KEPT_EVENTS, _KEPT_BYTES = 256, 4 << 20  # for who comes back after a while
-_BEHIND = 64  # events that a viewer may be behind
+_BEHIND = 32  # events that a viewer may be behind
 _CHECK_S, _BEAT_S = 3.0, 15.0  # between two looks at a viewer's key, and two signs of life
 Render = Callable[..., str]
 Pieces = Callable[[Render], Awaitable[Mapping[str, str]]]
