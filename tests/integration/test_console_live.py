@@ -44,9 +44,9 @@ class Viewer:
         fields: dict[str, list[str]] = {}
         try:
             for line in self.answer.iter_lines():
-                name, _, value = line.partition(": ")
+                name, _, value = line.partition(":")
                 if line:
-                    fields.setdefault(name, []).append(value)
+                    fields.setdefault(name, []).append(value.removeprefix(" "))
                 elif "event" in fields:
                     self.events.append((fields["event"][0], fields.get("id", [""])[0], "\n".join(fields["data"])))
                 if not line:
@@ -64,7 +64,7 @@ class Viewer:
 
     @property
     def told(self) -> tuple[list[tuple[int, int, int]], int]:
-        """The positions of the rows that were shown, in the order in which they came, and how many more were told of."""
+        """The positions of the rows that were shown, as they came, and how many more were told of."""
         shown, more = [], 0
         for html in self.data("rows"):
             found = [tuple(map(int, place)) for _, *place in _ROW.findall(html) if place[0]]
@@ -122,7 +122,8 @@ class Live:
 def live(_shared_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     place = Place(_shared_pipeline)
     place.done("migrate")
-    with running_console(_shared_pipeline, tmp_path_factory.mktemp("live"), **place.environment) as console:
+    settings: dict[str, Any] = {**place.environment}
+    with running_console(_shared_pipeline, tmp_path_factory.mktemp("live"), **settings) as console:
         yield Live(place, console)
 
 
@@ -131,7 +132,7 @@ def test_each_row_is_shown_or_counted_in_order_at_thousands_a_second(live: Live)
         live.produce(10)
         until(lambda: viewer.rows == 10)
         before = live.stored()
-        twice = [(0, *encode(event()), [])] * 3
+        twice: list[Any] = [(0, *encode(event()), [])] * 3
         for _ in range(4):
             began = time.monotonic()
             live.produce(2500)
@@ -240,12 +241,11 @@ def test_two_hundred_viewers_ask_no_more_than_one_and_end_with_the_console(
 ) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Counting) as serve, live.consumer():
         threading.Thread(target=serve.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{serve.server_port}"
-        console = start_console(**live.place.environment, BDLAB_CONSOLE_API_URL=url)
-        database = live.place.environment["BDLAB_POSTGRES_DBNAME"]
+        settings: dict[str, Any] = {"BDLAB_CONSOLE_API_URL": f"http://127.0.0.1:{serve.server_port}"}
+        console = start_console(**live.place.environment | settings)
 
         def transactions() -> int:
-            query = f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{database}'"
+            query = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
             return int(live.place.database.execute(query)[0][0])
 
         counts: dict[int, tuple[float, float]] = {}
@@ -253,12 +253,12 @@ def test_two_hundred_viewers_ask_no_more_than_one_and_end_with_the_console(
             with crowd(console.url, ["/live/events", "/state/events"] * viewers) as got:
                 time.sleep(2)
                 before, asked, began = transactions(), Counting.asked, time.monotonic()
-                for _ in range(8):
+                for _ in range(5):
                     live.produce(20)
                     time.sleep(1)
                 lasted = time.monotonic() - began
                 counts[viewers] = (transactions() - before) / lasted, (Counting.asked - asked) / lasted
-                until(lambda: all(each.count(b"data-at=") == 160 for each in got[::2]))
+                until(lambda: all(each.count(b"data-at=") == 100 for each in got[::2]))
                 if viewers > 1:
                     stopped = time.monotonic()
                     assert console.daemon.stop() == 0
@@ -274,7 +274,8 @@ def test_a_stream_ends_when_its_key_is_revoked(
     live: Live, pipeline: Pipeline, start_console: StartConsole, tmp_path: Path
 ) -> None:
     key = pipeline.run("api-key", "create", "watcher", "--scope", "read").stdout.strip()
-    console = start_console(key=key, BDLAB_CONSOLE_REQUIRE_KEY="read", **live.place.environment)
+    settings: dict[str, Any] = live.place.environment | {"BDLAB_CONSOLE_REQUIRE_KEY": "read"}
+    console = start_console(key=key, **settings)
     assert console.browser().get("/live/events").status_code == 302
     viewer = Viewer(console.client, "/live/events")
     try:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import uvicorn
 from litestar import Litestar
-from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.datastructures import State
+from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.template.config import TemplateConfig
 
 from bdlab_cli.wiring.uvicorn_server import Config
@@ -72,7 +72,12 @@ class Serving:
         viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         viewer.settimeout(10)
         viewer.connect(self.address)
-        lines = [f"GET {path} HTTP/1.1", "Host: x", "Connection: close", *(f"{name}: {value}" for name, value in headers.items())]
+        lines = [
+            f"GET {path} HTTP/1.1",
+            "Host: x",
+            "Connection: close",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
         viewer.sendall("\r\n".join([*lines, "", ""]).encode())
         return viewer
 
