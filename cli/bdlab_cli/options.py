@@ -4,8 +4,7 @@ An option without an `envvar` has the environment twin BDLAB_<COMMAND>_<OPTION> 
 `setting` is the setting's, or that of the same option of other commands. The help of an option that one command has, or
 that means another thing to it, is under the name of the command in options.json."""
 
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,11 +63,10 @@ def moment(text: str) -> datetime:
     """Read an ISO 8601 moment (UTC if it names no zone), or an age. Raises BadParameter."""
     from bdlab import values
 
-    with suppress(ValueError):
-        return values.moment(text)
-    with suppress(BadParameter):
-        return datetime.now(UTC) - age(text)
-    raise BadParameter(f"{text!r} is no moment: give an ISO 8601 date or time, or an age such as 2h")
+    try:
+        return values.past(text)
+    except ValueError as error:
+        raise BadParameter(str(error)) from None
 
 
 Moment = Annotated[datetime | None, Option(parser=moment)]

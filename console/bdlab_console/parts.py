@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from bdlab.contract import Contract
 from bdlab.credentials import FeedbackTopic
 from bdlab.kafka.admin import Admin
+from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.quality import QualityReader
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.session import ConnectionLimits
@@ -25,11 +27,13 @@ CHANGERS = {"replay": "dlq", "promote": "model"}
 
 class Console:
     """The parts, over real servers: `session` at Vault, a `reader` for short questions, `figures` for long ones and
-    `newest` for what is asked every second, the clients `predictions` and `feedback` of the two topics, the `checker`
-    of `bdlab status`, what all viewers `shared`, and what `figures` are asked one after the other, `counted`."""
+    `newest` for what is asked every second, the dead `letters` for one thread at a time, the clients `predictions` and
+    `feedback` of the two topics, the `checker` of `bdlab status`, what all viewers `shared`, what `figures` are asked
+    one after the other, `counted`, and `stopping`, which is set when the console ends."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
+        self.stopping = threading.Event()
         self._open = ExitStack()
 
     def open(self) -> None:
@@ -43,6 +47,7 @@ class Console:
             self.settings = self.session.settings()
             self.api_url = (self.settings.console.api_url or own_url(self.settings.http)).rstrip("/")
             self.reader = opening.enter_context(closing(Reader(self.session, application_name="bdlab console")))
+            self.letters = opening.enter_context(closing(DeadLetters(self.session)))
             limits = ConnectionLimits(statement_s=600, silence_s=660)
             figures = QualityReader(self.session, application_name="bdlab console figures", limits=limits)
             self.figures = opening.enter_context(closing(figures))
@@ -65,6 +70,7 @@ class Console:
 
     def close(self) -> None:
         """Log out, in the reverse order of opening."""
+        self.stopping.set()
         self._open.close()
 
     async def contract(self) -> Contract:

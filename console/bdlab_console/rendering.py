@@ -28,6 +28,7 @@ PAGES = (
     ("/models", "Models"),
     ("/quality", "Quality"),
     ("/rotation", "Rotation"),
+    ("/audit", "Audit"),
 )
 """What the navigation shows."""
 _MOST_BYTES = 64 << 10

@@ -141,6 +141,11 @@ class Access:
         then = request.url.path + f"?{request.url.query}" * bool(request.url.query) if request.method == "GET" else "/"
         return Redirect(f"/sign-in?then={quote(then)}", status_code=303)
 
+    def allows(self, request: Request[Any, Any, Any], scope: str) -> bool:
+        """Return whether who asks has the scope, or needs none for it."""
+        found: Caller | None = scope_of(request).get(CALLER)
+        return not self.gate.need(scope)[1] or bool(found and scope in found.scopes)
+
     async def still(self, request: Request[Any, Any, Any]) -> bool:
         """Return whether who was admitted would be again, as far as that can be told now."""
         try:

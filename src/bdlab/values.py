@@ -67,6 +67,15 @@ def duration(text: str) -> timedelta:
         raise ValueError(f"{text!r} is too long") from error
 
 
+def past(text: str) -> datetime:
+    """Return the moment that `moment` reads, or as long ago as `duration` does. Raises ValueError."""
+    with suppress(ValueError):
+        return moment(text)
+    with suppress(ValueError, OverflowError):
+        return datetime.now(UTC) - duration(text)
+    raise ValueError(f"{text!r} is no moment: give an ISO 8601 date or time, or an age such as 2h")
+
+
 class Secret:
     """A value that never shows itself: in a repr, a log line or a traceback it is ``***``."""
 

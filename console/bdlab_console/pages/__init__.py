@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bdlab_console.pages import live, models, pipeline, predictions, proof, quality, rotation, trying
+from bdlab_console.pages import audit, letters, live, models, pipeline, predictions, proof, quality, rotation, trying
 
 if TYPE_CHECKING:
     from bdlab_console.parts import Console
 
 _PAGES: tuple[Callable[[Console], list[Any]], ...] = (
+    audit.routes,
+    letters.routes,
     live.routes,
     models.routes,
     pipeline.routes,

@@ -1,6 +1,6 @@
 """The table `audit`: who changed what. No change is without an entry, since `begin` is committed before it is made.
 
-`Reader.ask("page", "audit", before=None, limit=N)` gives the newest changes, one row each."""
+`Reader.ask("page", "audit", before=None, actor=None, action=None, limit=N)` gives the newest changes, one row each."""
 
 from collections.abc import Mapping
 from typing import Any

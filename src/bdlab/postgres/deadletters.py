@@ -21,16 +21,22 @@ class DeadLetters(Session):
     def __init__(self, credentials: DatabaseCredentials) -> None:
         super().__init__(credentials, application_name="bdlab dlq")
 
-    def find(self, wanted: DeadLetterFilter, *, limit: int) -> list[StoredDeadLetter]:
-        """Return at most `limit` of them, the open ones first, and of those the oldest first."""
-        return [_dead_letter(row[:-1]) for row in self._find(wanted, limit)]
+    def find(
+        self, wanted: DeadLetterFilter, *, limit: int, newest: bool = False, skip: int = 0
+    ) -> list[StoredDeadLetter]:
+        """Return at most `limit` of them, the open ones first, and of those the oldest first; or the `newest` first."""
+        return [_dead_letter(row[:-1]) for row in self._find(wanted, limit, newest, skip)]
 
     def count(self, wanted: DeadLetterFilter) -> int:
         """Return how many there are."""
         return sum(int(row[-1]) for row in self._find(wanted, 1))
 
-    def _find(self, wanted: DeadLetterFilter, limit: int) -> list[tuple[Any, ...]]:
-        values = msgspec.structs.asdict(wanted) | {"states": list(wanted.states) or None, "limit": limit}
+    def reasons(self, wanted: DeadLetterFilter, *, limit: int) -> list[dict[str, Any]]:
+        """Return a row for each of the `limit` most frequent reasons, with the columns of the query `reasons`."""
+        return self.ask("reasons", "deadletters", **_values(wanted), limit=limit)
+
+    def _find(self, wanted: DeadLetterFilter, limit: int, newest: bool = False, skip: int = 0) -> list[tuple[Any, ...]]:
+        values = _values(wanted) | {"limit": limit, "newest": newest, "skip": skip}
         with self.transaction() as cursor:
             return ask(cursor, queries("deadletters")["find"], values)
 
@@ -60,6 +66,10 @@ class DeadLetters(Session):
         values = [msgspec.structs.asdict(position) | {"because": printable(because)} for position in letters]
         with self.transaction() as cursor:
             execute_batch(cursor, queries("deadletters")["discard"], values)
+
+
+def _values(wanted: DeadLetterFilter) -> dict[str, Any]:
+    return msgspec.structs.asdict(wanted) | {"states": list(wanted.states) or None}
 
 
 def _dead_letter(row: Sequence[Any]) -> StoredDeadLetter:

@@ -1,5 +1,5 @@
--- name: find
--- Open letters come first. The state of a replayed letter is that of its newest replay. LIMIT 1 and OFFSET 0 keep
+-- name: $letters
+-- The state of a replayed letter is that of its newest replay. LIMIT 1 and OFFSET 0 keep
 -- each of these an index lookup, however large the tables are.
 WITH letters AS (
     SELECT d.*, l.cluster_id, l.topic, l.topic_id, x.reason AS discarded_because, r.new_partition, r.new_offset,
@@ -31,11 +31,27 @@ WITH letters AS (
       AND (%(since)s::timestamptz IS NULL OR d.recorded_at >= %(since)s)
       AND (%(until)s::timestamptz IS NULL OR d.recorded_at < %(until)s)
 )
+
+-- name: find
+-- Open letters come first, and the oldest of them; or the newest of all.
+$letters
 SELECT cluster_id, topic, partition, "offset", topic_id, key, value, headers, reason, sqlstate, recorded_at, replays,
        state, new_partition, new_offset, discarded_because, count(*) OVER ()
 FROM letters
 WHERE %(states)s::text[] IS NULL OR state = ANY (%(states)s)
-ORDER BY state NOT IN ('open', 'returned'), recorded_at, log_id, partition, "offset"
+ORDER BY CASE WHEN %(newest)s THEN recorded_at END DESC, CASE WHEN %(newest)s THEN "offset" END DESC,
+         state NOT IN ('open', 'returned'), recorded_at, log_id, partition, "offset"
+LIMIT %(limit)s OFFSET %(skip)s
+
+-- name: reasons
+-- The most frequent reasons, and how many letters there are in all.
+$letters
+SELECT reason, sqlstate, count(*), count(*) FILTER (WHERE state IN ('open', 'returned')) AS open,
+       max(recorded_at) AS newest, sum(count(*)) OVER () AS total,
+       sum(count(*) FILTER (WHERE state IN ('open', 'returned'))) OVER () AS total_open, count(*) OVER () AS reasons
+FROM letters
+WHERE %(states)s::text[] IS NULL OR state = ANY (%(states)s)
+GROUP BY reason, sqlstate ORDER BY 3 DESC, 5 DESC
 LIMIT %(limit)s
 
 -- name: $at_place
