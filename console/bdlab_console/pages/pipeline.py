@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import tomllib
 from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 from litestar import Request, get, post
 from litestar.response import Redirect, Template
 
 from bdlab.errors import TopicMissing
-from bdlab.health import CheckResult, Report, State, healthy, not_made, unhealthy
+from bdlab.health import CheckResult, Report, healthy, not_made, unhealthy
 from bdlab.health.findings import Diagnosis
 from bdlab.health.remote import fetch
 from bdlab.ledger import LogPartition, log_partition
@@ -28,56 +29,27 @@ from bdlab_console.rendering import page
 _KEEP_S, _DOCTOR_S, _WAIT_S = 5.0, 60.0, 0.8
 _ASKED = re.compile(rb"^bdlab_predictions_total{[^}]*} (\S+)$", re.MULTILINE)
 #: Each part: its name, what it is, what the names of its checks begin with, and those that say how it is.
-_PARTS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
-    "serve": ("bdlab serve", "HTTP API: scores, waits for the ack", ("api",), ("api",)),
-    "kafka": (
-        "Kafka",
-        "the log of each topic",
-        ("kafka.brokers", "kafka.topic", "feedback.topic", "log", "kafka.cert"),
-        ("kafka.topic", "feedback.topic"),
-    ),
-    "consume": ("bdlab consume", "one transaction a batch", ("consumer", "kafka.lag", "feedback.lag"), ("kafka.lag",)),
-    "postgres": ("PostgreSQL", "duplicates, dead letters and offsets too", ("postgres.",), ("postgres.rows",)),
-    "vault": ("Vault", "identities, database leases, Kafka users, certificates", ("vault.",), ("vault.unsealed",)),
-}
+_PARTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
 class Lane(NamedTuple):
-    """A partition of a log: the next offset to be written, and up to which offset it is stored."""
+    """A partition of a log: the next offset to be written, up to which offset it is stored, and the events between."""
 
     log: LogPartition
     end: int
     stored: int
-
-    @property
-    def lag(self) -> int:
-        return max(0, self.end - self.stored)
+    lag: int
 
 
-class Flow(msgspec.Struct, frozen=True, kw_only=True):
-    """The lanes, and how many events a second were asked for, published and stored in the `over_s` seconds before;
-    what is not known is not in `rates`."""
+class Flow(NamedTuple):
+    """The lanes, and what is counted until the moment `at` (monotonic): published (`end`), `stored`, and `asked` of
+    `serve`; `rates` has the same a second, over the `over_s` seconds before, of what is known."""
 
     at: float
     lanes: list[Lane]
     counts: dict[str, float]
-    rates: dict[str, float] = {}
-    over_s: float = 0.0
-
-    @property
-    def lag(self) -> int:
-        return sum(lane.lag for lane in self.lanes)
-
-
-class Part(NamedTuple):
-    """A part, what its checks say, and since when the console has seen it in that state."""
-
-    key: str
-    name: str
-    what: str
-    message: str
-    state: State
-    since: datetime
+    rates: dict[str, float]
+    over_s: float
 
 
 class Pipeline:
@@ -101,27 +73,28 @@ class Pipeline:
 
     def _consumer(self) -> CheckResult:
         """Judge the consumers by what they store, as nobody says where they answer."""
-        flow = self._flow
-        if flow and (rate := flow.rates.get("stored")):
-            return healthy("consumer", f"stores {rate:.1f} events a second")
-        if flow and flow.lag and "stored" in flow.rates:
-            return unhealthy("consumer", f"{flow.lag} events wait, and none was stored in {flow.over_s:.0f} s")
+        if flow := self._flow:
+            lag, rate = sum(lane.lag for lane in flow.lanes), flow.rates.get("stored")
+            if rate:
+                return healthy("consumer", f"stores {rate:.1f} events a second")
+            if lag and rate is not None:
+                return unhealthy("consumer", f"{lag} events wait, and none was stored in {flow.over_s:.0f} s")
         hint = "Set BDLAB_SINK_URLS to where the consumers have --metrics-port."
         return not_made("consumer", "nothing is stored now, and no address is known for the consumers", hint)
 
-    def parts(self, report: Report) -> dict[str, Part]:
-        """Return the parts, each with what its gravest check says."""
+    def parts(self, report: Report) -> dict[str, dict[str, Any]]:
+        """Return each part with its state, since when the console has seen it in that, and what its checks say."""
         found = {}
-        for key, (name, what, begin, tell) in _PARTS.items():
-            checks = [check for check in report.checks if check.name.startswith(begin)]
+        for key, part in _PARTS.items():
+            checks = [check for check in report.checks if check.name.startswith(tuple(part["checks"]))]
             state = Report(tuple(checks)).state
-            check = next((each for each in checks if each.state == state), not_made(key, "not looked at yet"))
             if self._since.get(key, ("",))[0] != state:
                 self._since[key] = state, datetime.now(UTC)
-            told = "; ".join(each.message for each in checks if each.name in tell)
-            found[key] = Part(
-                key, name, what, told if state == "healthy" else check.message, state, self._since[key][1]
-            )
+            telling = [
+                each for each in checks if (each.name in part["tell"] if state == "healthy" else each.state == state)
+            ]
+            told = "; ".join(filter(None, (each.message for each in telling if each.message != "not checked")))
+            found[key] = {**part, "key": key, "state": state, "since": self._since[key][1], "message": told}
         return found
 
     def flow(self) -> Flow:
@@ -130,19 +103,18 @@ class Pipeline:
         with suppress(TopicMissing):  # a check says so
             ranges += self._parts.feedback.log_ranges()
         recorded = self._parts.reader.next_offsets()
-        lanes = [Lane(at := log_partition(each), each.end, recorded.get(at, each.start)) for each in ranges]
-        counts: dict[str, float] = {"published": sum(each.end for each in lanes)}
-        counts["stored"] = sum(each.stored for each in lanes)
+        pairs = [(at := log_partition(each), each.end, recorded.get(at, each.start)) for each in ranges]
+        lanes = [Lane(at, end, stored, max(0, end - stored)) for at, end, stored in pairs]
+        counts: dict[str, float] = {each: sum(getattr(lane, each) for lane in lanes) for each in ("end", "stored")}
         if told := _ASKED.findall(fetch(f"{self._parts.api_url}/metrics", self._ca_file, timeout_s=1.0)[1]):
             counts["asked"] = sum(map(float, told))
-        now, before = time.monotonic(), self._flow
-        found = Flow(at=now, lanes=lanes, counts=counts)
+        now, before, rates = time.monotonic(), self._flow, dict[str, float]()
+        over_s = now - before.at if before else 0.0
         if before and [each.log for each in before.lanes] == [each.log for each in lanes]:
-            pairs = {name: (count, before.counts[name]) for name, count in counts.items() if name in before.counts}
-            rates = {name: max(0.0, one - other) / (now - before.at) for name, (one, other) in pairs.items()}
-            found = msgspec.structs.replace(found, rates=rates, over_s=now - before.at)
-        self._flow = found
-        return found
+            known = before.counts
+            rates = {name: max(0.0, count - known[name]) / over_s for name, count in counts.items() if name in known}
+        self._flow = Flow(now, lanes, counts, rates, over_s)
+        return self._flow
 
     def diagnosis(self) -> Diagnosis:
         """Look at everything as `bdlab doctor` does; the folder of a local stack is that of the identities."""
@@ -151,50 +123,34 @@ class Pipeline:
         found.not_looked_at.pop("API keys", None)  # which the page shows
         return found
 
-    def ends(self, report: Report) -> list[tuple[str, datetime | None, float]]:
-        """Return what ends by itself: its name, when, and how many seconds are left, -1 if it does not."""
-        names = {"vault_token": "Vault token of the console", "database_lease": "database lease of the console"}
-        ends = {names[name]: at for name, at in self._parts.session.expiries().items()}
-        for check in (each for each in report.checks if "ends_at" in each.detail):
-            ends[check.name.replace(".", "'s ")] = datetime.fromisoformat(check.detail["ends_at"]).timestamp()
-        for name, key in sorted(self._parts.session.api_keys().items()):
-            ends[f"API key {name} ({', '.join(sorted(key.scopes))})"] = (
-                key.expires_at.timestamp() if key.expires_at else float("inf")
-            )
-        now = time.time()
-        return [
-            (name, datetime.fromtimestamp(at, UTC), max(0.0, at - now)) if isfinite(at) else (name, None, -1.0)
-            for name, at in ends.items()
-        ]
+    def ends(self, report: Report) -> dict[str, datetime | None]:
+        """Return when each credential ends that is known here; None if it does not."""
+        own = {name.replace("_", " "): at for name, at in self._parts.session.expiries().items()}
+        ends = {f"{name} of the console": datetime.fromtimestamp(at, UTC) for name, at in own.items() if isfinite(at)}
+        certificates = {each.name: each.detail["ends_at"] for each in report.checks if "ends_at" in each.detail}
+        ends |= {name.replace(".", "'s "): datetime.fromisoformat(at) for name, at in certificates.items()}
+        keys = sorted(self._parts.session.api_keys().items())
+        return ends | {f"API key {name} ({', '.join(sorted(key.scopes))})": key.expires_at for name, key in keys}
 
 
 def routes(parts: Console) -> list[Any]:
     """Return the routes of `/pipeline`."""
     pipeline, shared = Pipeline(parts), parts.shared
 
-    async def shown(request: Request[Any, Any, Any], template: str) -> Template:
+    @get("/pipeline", include_in_schema=False)
+    async def show(request: Request[Any, Any, Any]) -> Template:
         report, flow, doctor = await asyncio.gather(
             shared.get("checks", pipeline.report, keep_s=pipeline.keep_s, wait_s=_WAIT_S),
             shared.get("flow", pipeline.flow, keep_s=_KEEP_S, wait_s=_WAIT_S),
             shared.get("doctor", pipeline.diagnosis, keep_s=_DOCTOR_S, wait_s=0),
         )
-        checks = report.value or Report(())
-        seen, ends, now = pipeline.parts(checks), pipeline.ends(checks), datetime.now(UTC)
-        ill = [f"{each.name} ({each.state})" for each in seen.values() if each.state != "healthy"]
-        looks: dict[str, Any] = {"report": report, "flow": flow, "doctor": doctor, "checks": checks.checks}
-        return page(request, template, parts=seen, ill=ill, ends=ends, now=now, **looks)
-
-    @get("/pipeline", include_in_schema=False)
-    async def whole(request: Request[Any, Any, Any]) -> Template:
-        return await shown(request, "pipeline.html")
-
-    @get("/pipeline/part", include_in_schema=False)
-    async def part(request: Request[Any, Any, Any]) -> Template:
-        return await shown(request, "parts/pipeline.html")
+        checks, now = report.value or Report(()), datetime.now(UTC)
+        looks: dict[str, Any] = {"report": report, "flow": flow, "doctor": doctor, "checks": checks.checks, "now": now}
+        return page(request, "pipeline.html", parts=pipeline.parts(checks), ends=pipeline.ends(checks), **looks)
 
     @post("/pipeline/doctor", include_in_schema=False)
     async def look_now() -> Redirect:
         await shared.get("doctor", pipeline.diagnosis, keep_s=0, wait_s=0)
         return Redirect("/pipeline#doctor", status_code=303)
 
-    return [whole, part, look_now]
+    return [show, look_now]

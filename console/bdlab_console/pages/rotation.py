@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from litestar import Request, get
@@ -18,6 +20,7 @@ from bdlab_console.parts import Console
 from bdlab_console.rendering import page
 
 _KEEP_S, _WAIT_S = 2.0, 0.8
+_COMMANDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["commands"]
 Use = Literal["current", "former", "unknown"]
 
 
@@ -70,7 +73,8 @@ def routes(parts: Console) -> list[Any]:
     def kafka_users() -> list[KafkaUsers]:
         return [parts.session.ask(partial(users_of, service=service)) for service in KAFKA_SERVICES]
 
-    async def shown(request: Request[Any, Any, Any], template: str) -> Template:
+    @get("/rotation", include_in_schema=False)
+    async def show(request: Request[Any, Any, Any]) -> Template:
         users, leases = await asyncio.gather(
             parts.shared.get("kafka users", kafka_users, keep_s=_KEEP_S, wait_s=_WAIT_S),
             parts.shared.get(
@@ -78,15 +82,7 @@ def routes(parts: Console) -> list[Any]:
             ),
         )
         looks: dict[str, Any] = {"users": users, "leases": leases, "history": [*_history(users.value or [])][:50]}
-        protocol = parts.session.settings().kafka.security_protocol
-        return page(request, template, **looks, now=datetime.now(UTC), protocol=protocol, not_rotated=NOT_ROTATED)
+        looks |= {"now": datetime.now(UTC), "protocol": parts.session.settings().kafka.security_protocol}
+        return page(request, "rotation.html", **looks, commands=_COMMANDS, not_rotated=NOT_ROTATED)
 
-    @get("/rotation", include_in_schema=False)
-    async def whole(request: Request[Any, Any, Any]) -> Template:
-        return await shown(request, "rotation.html")
-
-    @get("/rotation/part", include_in_schema=False)
-    async def part(request: Request[Any, Any, Any]) -> Template:
-        return await shown(request, "parts/rotation.html")
-
-    return [whole, part]
+    return [show]
