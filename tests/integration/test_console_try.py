@@ -81,9 +81,16 @@ def named(fields: dict[str, str]) -> dict[str, str]:
 
 
 def id_on(page: httpx.Response) -> str:
-    found = re.search(r"/try/way/([0-9a-f-]{36})", page.text)
+    found = re.search(r'<a href="/predictions/([0-9a-f-]{36})">', page.text)
     assert found, page.text
     return found[1]
+
+
+def field(page: httpx.Response, name: str) -> str:
+    """The tag of a form's field."""
+    found = re.search(rf'<[^>]* name="in\.{re.escape(name)}"[^>]*>', page.text)
+    assert found, page.text
+    return found[0]
 
 
 def shown(page: httpx.Response) -> str:
@@ -98,9 +105,12 @@ def site(_shared_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_a_text_becomes_a_row_and_is_shown_with_the_words_that_decided(site: Site) -> None:
-    form = site.console.get("/try").text
-    assert 'name="in.text" aria-describedby="in.1-note" required rows="4"' in form
-    assert '<input type="number" step="1" value="1" min="0" max="2147483647"' in form
+    form = site.console.get("/try")
+    assert "<textarea" in field(form, "text")
+    assert " required" in field(form, "text")
+    assert " required" not in field(form, "summary")
+    numbers = field(form, "HelpfulnessNumerator")
+    assert all(f' {each}"' in numbers for each in ('type="number', 'step="1', 'value="1', 'min="0', 'max="2147483647'))
     assert "This product is terrible!" in site.console.get("/try?example=1").text
     key = str(uuid4())
     fields = named({"text": HOSTILE, "summary": "Product review", "HelpfulnessNumerator": "7"}) | {"key": key}
@@ -145,11 +155,11 @@ def test_a_text_becomes_a_row_and_is_shown_with_the_words_that_decided(site: Sit
 def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_stays(site: Site) -> None:
     wrong = site.console.post("/try", named({"text": " ", "summary": "kept <b>", "HelpfulnessNumerator": "-1x"}))
     assert "kept &lt;b&gt;</textarea>" in wrong.text
-    assert re.search(r'name="in.text"[^>]*aria-invalid="true"', wrong.text)
+    assert 'aria-invalid="true"' in field(wrong, "text")
     assert "It is empty: there is nothing to predict from" in shown(wrong)
     assert "It has to be an integer, and is a string" in shown(wrong)
     assert "HTTP 422" in wrong.text
-    assert "/try/way/" not in wrong.text
+    assert "Its way" not in wrong.text
 
 
 def test_an_api_that_is_away_costs_nothing_that_was_typed(site: Site) -> None:
@@ -242,13 +252,15 @@ def test_a_form_of_every_kind_of_field_is_sent_with_the_key_of_who_is_signed_in(
             "BDLAB_HTTP_REQUIRE_KEY": "predict",
         }
         with running_console(pipeline, tmp_path, **more) as console:
-            form = console.get("/try").text
+            form = console.get("/try")
+            assert 'type="datetime-local"' in field(form, "planted_at")
+            assert 'step="any" min="0" max="300.5"' in field(form, "height (cm)")
+            assert " required" in field(form, "Leaf colour")
             for part in (
-                '<input type="datetime-local" step="any"', "<option selected>false</option>", 'max="300.5"',
-                '<option value="">–</option><option>green</option>', "left empty it is null", "in UTC",
-                "As on its label", "Garden plant",
+                "<option selected>false</option>", '<option value="">–</option><option>green</option>', "Garden plant",
+                "left empty it is null", "in UTC", "As on its label", "at most 20 characters",
             ):  # fmt: skip
-                assert part.lower() in form.lower(), part
+                assert part.lower() in form.text.lower(), part
             assert "in the shade" in console.get("/try?example=1").text
             refused = console.post("/try", named(fields))
             assert "HTTP 401" in refused.text
