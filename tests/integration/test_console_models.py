@@ -107,7 +107,7 @@ def test_quality_is_counted_in_the_background_once_and_shown(
         active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND application_name = "
         assert asked(pipeline, active + "'bdlab console figures'") == [(1,)]
     shown = text_of(counted(console, query))
-    for figure in ("predictions 40", "with feedback 40", "calibration error", "Drift from the profile", "look at it"):
+    for figure in ("predictions 40", "with feedback 40", "calibration error", "Drift from the profile", "too few rows"):
         assert figure in shown
     part = console.get(query, headers={"HX-Request": "true", "HX-Target": "figures"}).text
     assert "<h1" not in part
@@ -115,7 +115,7 @@ def test_quality_is_counted_in_the_background_once_and_shown(
     over_time = console.get(query).text.partition("Over time")[2]
     assert "in steps of 1 h" in over_time
     assert len(re.findall(r"<td><time[^>]+>.*?</tr>", over_time)) == 2
-    assert json.loads(html.unescape(re.findall(r"data-chart='(.+?)'", over_time)[1]))["series"][0]["values"] == [20, 20]
+    assert json.loads(html.unescape(re.findall(r"data-chart='(.+?)'", over_time)[0]))["series"][1]["values"] == [20, 20]
     assert "No predictions are stored" in counted(console, "/quality?last=24h&source=drill")
 
 
