@@ -58,7 +58,7 @@ class Run:
 
     def new_key(self, secrets: Secrets) -> str:
         """A key of the API, which the command prints: all else that it says is shown."""
-        printed, said = self.ran("api-key", "create", "shop", "--scope", "predict,feedback,read")
+        printed, said = self.ran("api-key", "create", "shop", "--scope", "predict,feedback,read,promote")
         self.shown.append(("messages of api-key create", said))
         key = printed.decode().strip()
         secrets.add("API key", key.removeprefix("bdlab_shop_"))
@@ -168,6 +168,33 @@ def change_the_model(run: Run, client: httpx.Client) -> None:
     run.command("verify", "--rescored", model)
 
 
+def look(run: Run, url: str, key: str) -> None:
+    """The console's pages, a sign-in that is refused and one that is not, and a change of the model from there."""
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as browser:
+        run.ask(browser, "GET", "/models", 303)
+        run.ask(browser, "GET", "/sign-in", 200)
+        form = {"_csrf_token": browser.cookies["bdlab-csrf"]}
+        run.ask(browser, "POST", "/sign-in", 401, data=form | {"credential": f"{key[:-8]}{key[-1:-9:-1]}"})
+        run.ask(browser, "POST", "/sign-in", 403, data={"credential": key})
+        run.ask(browser, "POST", "/sign-in", 303, data=form | {"credential": key})
+        for page in (
+            "try",
+            "live",
+            "pipeline",
+            "proof",
+            "models",
+            "quality",
+            "rotation",
+            "models/reviews/9.0.0",
+            "nothing",
+        ):
+            run.ask(browser, "GET", f"/{page}", 404 if page == "nothing" else 200)
+        why = form | {"why": CANARY, "serving": "reviews@9.0.0"}
+        run.ask(browser, "POST", "/models/reviews/9.0.0/promote", 303, data=why)
+        run.ask(browser, "GET", "/models", 401, headers={"Authorization": f"Bearer {key[:-8]}{key[-1:-9:-1]}"})
+        run.ask(browser, "POST", "/sign-out", 303, data=form)
+
+
 def fail(run: Run, up: Up, client: httpx.Client, secrets: Secrets) -> None:
     """Everything away or refused, one after the other."""
     run.proxy.answer(503)
@@ -271,6 +298,9 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
             with (
                 run.daemon("serve", "--port", "0", BDLAB_LOG_FORMAT="console", BDLAB_LOG_LEVEL="debug") as serve,
                 run.daemon("consume"),
+                run.daemon(
+                    "console", "--port", "0", BDLAB_CONSOLE_REQUIRE_KEY="all", BDLAB_LOG_LEVEL="debug"
+                ) as console,
                 httpx.Client(base_url=serve.url(), timeout=30, trust_env=False) as client,
             ):
                 key = run.new_key(secrets)
@@ -279,6 +309,7 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
                 refuse(run, client, key, secrets)
                 work(run, client)
                 change_the_model(run, client)
+                look(run, console.url(), key)
                 fail(run, up, client, secrets)
                 until(lambda: client.get("/health").status_code == 200, timeout_s=60)
                 run.ask(client, "GET", "/health", 200)
