@@ -109,3 +109,12 @@ htmx.onLoad((root) => {
   for (const button of document.querySelectorAll("[data-pause]")) button.hidden = false;
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...charts.keys()].forEach(draw));
+
+// A piece that is renewed keeps what was scrolled and opened in it.
+let places = {};
+const placed = () => [...document.querySelectorAll("main .scroll, main details")].map(
+  (at) => [at.getAttribute("aria-label") || at.firstElementChild.textContent, at]);
+document.addEventListener("htmx:beforeSwap", () => {
+  places = Object.fromEntries(placed().map(([name, {scrollLeft, scrollTop, open}]) => [name, {scrollLeft, scrollTop, open}]));
+});
+document.addEventListener("htmx:afterSwap", () => placed().forEach(([name, at]) => Object.assign(at, places[name])));
