@@ -47,9 +47,11 @@ class Channel:
         *,
         every_s: float = 3.0,
         missed: Callable[[int], tuple[str, str]] | None = None,
+        last: int | None = None,
     ) -> None:
+        """`last` is the id that the next event's follows; by default one that grows from process to process."""
         self.viewers = 0
-        self.last = time.time_ns() // 1_000_000  # so that a process that is started later has higher ones
+        self.last = time.time_ns() // 1_000_000 if last is None else last
         self._pieces, self._every_s, self._missed = pieces, every_s, missed
         self._newest: dict[str, str] = {}
         self._kept: deque[tuple[int, bytes]] = deque()
@@ -70,12 +72,6 @@ class Channel:
         if self._news is not None:
             self._news.set_result(None)
             self._news = None
-
-    def restart(self, last: int) -> None:
-        """Number what comes from `last` on; nothing of before is kept."""
-        self.last = self._kept_after = last
-        self._size = 0
-        self._kept.clear()
 
     async def events(self, request: Request[Any, Any, Any]) -> Stream:
         """Return the answer that goes on until the viewer, or the process, ends. Raises HTTPException 503."""

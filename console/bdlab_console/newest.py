@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -109,8 +109,7 @@ class Feed:
                 if not empty:
                     raise full()
                 del self._channels[empty[0]]
-            found = Channel(missed=self._missed)
-            found.restart(self.total)
+            found = Channel(missed=self._missed, last=self.total)
         self._channels[wanted] = found
         if sum(channel.viewers for channel in self._channels.values()) >= MAX_VIEWERS:
             raise full()
@@ -140,47 +139,35 @@ class Feed:
 
     async def _look(self) -> None:
         ends = await self._ask("ends", topic=self._parts.settings.kafka.topic)
-        following = {(each["log_id"], each["partition"]): each["next_offset"] for each in ends}
-        first = self._next is None
-        known = self._next or {}
-        if first:
-            self.total = sum(each["next_offset"] - each["first_offset"] for each in ends)
-            known = {place: offset - SHOWN for place, offset in following.items()}
-        base = {(each["log_id"], each["partition"]): each["first_offset"] for each in ends}
-        since = {place: max(base[place], known.get(place, 0)) for place in following}
-        new = [place for place, offset in following.items() if offset > since[place]]
-        values = {"logs": [log for log, _ in new], "partitions": [partition for _, partition in new]}
-        values |= {"since": [since[place] for place in new], "next": [following[place] for place in new]}
-        recorded = sum(values["next"]) - sum(values["since"])
-        counts: dict[str, int] = {}
-        rows: list[dict[str, Any]] = []
-        if new:
-            rows = await self._ask("rows", limit=SHOWN, **values)
-        if first or recorded > _MOST:
-            figures, self._seconds = await self._ask("past_figures"), {}
-        elif new:
-            figures = await self._ask("figures", **values)
+        now, following, new = time.time(), dict[tuple[int, int], int](), list[tuple[int, int, int, int]]()
+        for log, partition, first, end, now in (each.values() for each in ends):  # noqa: B007
+            following[log, partition] = end
+            since = end - SHOWN if self._next is None else self._next.get((log, partition), first)
+            new += [(log, partition, max(first, since), end)] if end > max(first, since) else []
+        values = dict(zip(("logs", "partitions", "since", "next"), map(list, zip(*new, strict=True)), strict=False))
+        recorded = sum(end - since for _, _, since, end in new)
+        afresh = self._next is None or recorded > _MOST
+        rows = await self._ask("rows", limit=SHOWN, **values) if new else []
+        counts = {"unknown": recorded - len(rows)}
+        figures = await self._ask("past_figures" if afresh else "figures", **values) if new or afresh else []
+        if new and not afresh:
             (counts,) = await self._ask("others", **values)
             stored = sum(each["rows"] for each in figures)
             counts |= {"more": max(0, stored - len(rows)), "gone": recorded - stored - sum(counts.values())}
-        else:
-            figures = []
+        seconds = {} if afresh else {at: rows for at, rows in self._seconds.items() if at >= now - WINDOW_S - STEP_S}
         for each in figures:
-            self._seconds.setdefault(each["second"], Counter())[each["outcome"], each["step"]] += each["rows"]
-        self._now = ends[0]["now"] if ends else time.time()
-        self._seconds = {at: found for at, found in self._seconds.items() if at >= self._now - WINDOW_S - STEP_S}
-        self._next = following
+            seconds.setdefault(each["second"], Counter())[each["outcome"], each["step"]] += each["rows"]
         self.rows.extendleft(reversed(rows))
-        if new and not first:
+        if self._next is None:
+            self.total = sum(each["next_offset"] - each["first_offset"] for each in ends)
+        elif new:
             self.total += recorded
-            self._publish(rows, counts or {"unknown": recorded - len(rows)})
-
-    def _publish(self, rows: list[dict[str, Any]], counts: Mapping[str, int]) -> None:
-        for wanted, channel in self._channels.items():
-            found = [*filter(wanted.has, rows)]
-            if found or any(counts.values()):
-                html = self._macros.rows(self, found, wanted.hide, new=True) + self._macros.more(counts, wanted)
-                channel.publish("rows", html, last=self.total)
+            for wanted, channel in self._channels.items():
+                found = [*filter(wanted.has, rows)]
+                if found or any(counts.values()):
+                    html = self._macros.rows(self, found, wanted.hide, new=True) + self._macros.more(counts, wanted)
+                    channel.publish("rows", html, last=self.total)
+        self._now, self._next, self._seconds = now, following, seconds
 
     def _missed(self, count: int) -> tuple[str, str]:
         return "rows", self._macros.more({"unknown": count}, Wanted())
