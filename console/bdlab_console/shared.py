@@ -10,12 +10,22 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import structlog
 
 from bdlab.errors import BdlabError
 
+log = structlog.get_logger()
 T = TypeVar("T")
 _KEPT = 500  # answers; the oldest go first
 _MOST_AT_ONCE = 10
+
+
+def told(error: Exception) -> str:
+    """Return what a person is told of an error in a thread; one that nobody expects is logged."""
+    if isinstance(error, BdlabError):
+        return f"{error.message} {error.hint}".strip()
+    log.error("defect", exc_info=error)
+    return "A defect of bdlab; the console's log has the reason."
 
 
 class Answer(msgspec.Struct, Generic[T], kw_only=True):

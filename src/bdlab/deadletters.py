@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -53,7 +53,7 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     cluster_id: str | None = None
     topic: str | None = None
-    partition: int | None = None
+    partition: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] | None = None
     offset: int | None = None
     key: bytes | None = None
     reason: str | None = None

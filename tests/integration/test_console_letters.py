@@ -141,7 +141,7 @@ def test_who_may_not_gets_no_button_and_is_refused(desk: Desk, tmp_path: Path) -
             for path in ("/dead-letters?sqlstate=23", dry):
                 assert why in console.get(path).text
                 assert not re.search(r"<button[^>]*>(Replay|Discard)", console.get(path).text)
-            assert "<code>bdlab dlq replay --sqlstate 23</code>" in console.get("/dead-letters?sqlstate=23").text
+            assert "<code>bdlab dlq replay --sqlstate=23</code>" in console.get("/dead-letters?sqlstate=23").text
             assert "secret words" not in console.get(letter).text
             assert "secret words" in console.get(f"{letter}&texts=shown").text
             refused = console.post("/dead-letters/replay", at, form="/proof", code=403).text

@@ -59,7 +59,7 @@ def test_a_missing_offset_is_shown_where_it_is_and_the_runs_outlive_the_console(
     assert "recorded: 6 to 9, not recorded yet: 10" in counted(console).text
 
     for wrong in ("-1", "61", "nan", "soon"):
-        assert "is no wait" in console.post("/proof/run", {"wait": wrong}, form="/proof", code=400).text
+        assert "this is no wait" in console.post("/proof/run", {"wait": wrong}, form="/proof", code=400).text
     stranger = console.browser()
     assert stranger.post("/proof/run", data={"wait": "0"}, headers={"X-API-Key": key}).status_code == 403
     assert stranger.post("/proof/run", data={"wait": "0"}).status_code == 403

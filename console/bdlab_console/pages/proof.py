@@ -10,27 +10,26 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
-import structlog
 from litestar import Request, get, post
 from litestar.exceptions import NotFoundException
 from litestar.response import Redirect, Template
 
-from bdlab.errors import BdlabError, InvalidInput
+from bdlab.errors import InvalidInput
 from bdlab.files import write_private
 from bdlab.verification import ClosedPartition, PartitionReport, Report
 from bdlab.wiring.accounting import account
 from bdlab_console.parts import Console
 from bdlab_console.rendering import page
 from bdlab_console.sessions import caller
+from bdlab_console.shared import told
 
 _KEPT = 200
 _LISTED = 50  # offsets of a kind and partition
-_LEAST = 0.8  # per cent of a strip that a fault takes, so that it is seen
-_MOST_WAIT_S = 60.0
-log = structlog.get_logger()
+_LEAST = 0.008  # of a strip that a fault takes, so that it is seen
+_Wait = Annotated[float, msgspec.Meta(ge=0, le=60)]
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -48,20 +47,11 @@ class Run(msgspec.Struct, kw_only=True):
     def verdict(self) -> tuple[str, str]:
         """Return a badge's kind and word."""
         if self.report is None:
-            return ("unknown", "not checked") if self.problem else ("note", "running")
+            return "unknown", "not checked"
         return ("healthy", "verified") if self.report.verified else ("unhealthy", "not verified")
 
-    @property
-    def totals(self) -> dict[str, int]:
-        found = self.report.partitions if self.report else ()
-        names = ("stored", "duplicates", "dead_letters", "pruned", "missing_count")
-        return {name: sum(getattr(one, name) for one in found) for name in names} | {
-            "offsets": sum((one.next_offset or 0) - (one.first_offset or 0) for one in found)
-        }
-
-    @property
-    def age_s(self) -> float:
-        return (datetime.now(UTC) - self.at).total_seconds()
+    def total(self, name: str) -> int:
+        return sum(getattr(one, name) or 0 for one in self.report.partitions) if self.report else 0
 
 
 class Fault(NamedTuple):
@@ -98,22 +88,20 @@ def faults(one: PartitionReport | ClosedPartition) -> Iterator[Fault]:
 
 def strip(one: PartitionReport | ClosedPartition) -> list[tuple[float, str, str]]:
     """Return the segments of a partition's offsets for the macro `strip`: faults where they are, the rest recorded."""
-    low, high = one.first_offset, one.next_offset
-    if isinstance(one, PartitionReport):
-        low, high = min(one.log_start, one.log_start if low is None else low), max(one.end, high or 0)
-    if low is None or high is None or low >= high:
-        return []
-    pieces: list[tuple[float, str, str]] = []
-    at = low
-    for fault in sorted(faults(one), key=lambda each: each.first):
+    log = (one.log_start, one.end) if isinstance(one, PartitionReport) else ()
+    known = [offset for offset in (one.first_offset, one.next_offset, *log) if offset is not None]
+    at, high = min(known, default=0), max(known, default=0)
+    least, pieces = _LEAST * (high - at), list[tuple[float, str, str]]()
+    for fault in [*sorted(faults(one), key=lambda each: each.first), Fault("", "", high, high)]:
         first, last = max(fault.first, at), min(fault.last, high - 1)
+        if at < first <= high:
+            pieces.append((first - at, "healthy", f"recorded: {Fault('', '', at, first - 1)}"))
+            at = first
         if first <= last:
-            pieces += [(first - at, "healthy", str(Fault("", "", at, first - 1)))] if first > at else []
-            pieces.append((max(last + 1 - first, _LEAST * (high - low) / 100), fault.kind, f"{fault.what}: {fault}"))
+            pieces.append((max(last + 1 - first, least), fault.kind, f"{fault.what}: {fault}"))
             at = last + 1
-    pieces += [(high - at, "healthy", str(Fault("", "", at, high - 1)))] if at < high else []
-    scale = 100 / sum(width for width, _, _ in pieces)
-    return [(scale * width, kind, f"recorded: {what}" if kind == "healthy" else what) for width, kind, what in pieces]
+    whole = sum(width for width, _, _ in pieces)
+    return [(100 * width / whole, kind, what) for width, kind, what in pieces]
 
 
 class _Runs:
@@ -139,14 +127,9 @@ class _Runs:
     def _work(self, run: Run) -> None:
         began = time.monotonic()
         try:
-            report = account(self._session, threading.Event(), wait_s=run.wait_s, limit=_LISTED)
-        except BdlabError as error:
-            run.problem = f"{error.message} {error.hint}".strip()
-        except Exception as error:
-            log.error("accounting failed", exc_info=error)
-            run.problem = "a defect of bdlab; the console's log has the reason"
-        else:
-            run.report = report
+            run.report = account(self._session, threading.Event(), wait_s=run.wait_s, limit=_LISTED)
+        except Exception as error:  # noqa: BLE001 - `told` logs it
+            run.problem = told(error)
         run.took_s = time.monotonic() - began
         with self._lock:
             self.known, self.running = [*self._read(), run][-_KEPT:], None
@@ -169,33 +152,25 @@ class _Runs:
 
 def routes(parts: Console) -> list[Any]:
     runs = _Runs(parts)
+    words: dict[str, Any] = {"topic": parts.settings.kafka.topic, "kept": _KEPT, "faults": faults, "strip_of": strip}
 
-    def show(request: Request[Any, Any, Any], run: Run | None, *, newest: bool) -> Template:
-        fixed: dict[str, Any] = {"topic": parts.settings.kafka.topic, "kept": _KEPT, "most_wait": _MOST_WAIT_S}
-        fixed |= {"faults": faults, "strip_of": strip, "newest": newest, "not_kept": runs.not_kept}
-        return page(request, "proof.html", run=run, running=runs.running, history=runs.known[::-1], **fixed)
-
-    @get("/proof", include_in_schema=False, sync_to_thread=False)
-    def newest(request: Request[Any, Any, Any]) -> Template:
-        return show(request, runs.known[-1] if runs.known else None, newest=True)
-
-    @get("/proof/{number:int}", include_in_schema=False, sync_to_thread=False)
-    def former(request: Request[Any, Any, Any], number: int) -> Template:
-        run = next((each for each in runs.known if each.number == number), None)
-        if run is None:
+    @get(["/proof", "/proof/{number:int}"], include_in_schema=False, sync_to_thread=False)
+    def show(request: Request[Any, Any, Any], number: int | None = None) -> Template:
+        known, running = runs.known[::-1], runs.running if number is None else None
+        run = next((each for each in known if number in (None, each.number)), None)
+        if run is None and number is not None:
             raise NotFoundException(f"Run {number} is not known here; the newest {_KEPT} are kept.")
-        return show(request, run, newest=False)
+        age_s = (datetime.now(UTC) - running.at).total_seconds() if running else 0.0
+        shown: dict[str, Any] = {"number": number, "run": run, "running": running, "history": known, "age_s": age_s}
+        return page(request, "proof.html", not_kept=runs.not_kept, **shown, **words)
 
     @post("/proof/run", include_in_schema=False)
     async def begin(request: Request[Any, Any, Any]) -> Redirect:
-        written = str((await request.form()).get("wait", "")).strip() or "0"
         try:
-            wait_s = float(written)
-        except ValueError:
-            wait_s = -1.0
-        if not 0 <= wait_s <= _MOST_WAIT_S:
-            raise InvalidInput(f"{written[:20]!r} is no wait", hint=f"Give seconds, from 0 to {_MOST_WAIT_S:g}.")
+            wait_s = msgspec.convert((await request.form()).get("wait") or "0", _Wait, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"this is no wait: {error}", hint="Give seconds, from 0 to 60.") from error
         runs.start(caller(request), wait_s)
         return Redirect("/proof", status_code=303)
 
-    return [newest, former, begin]
+    return [show, begin]
