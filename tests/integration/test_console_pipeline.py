@@ -72,7 +72,7 @@ def test_each_part_has_its_state_and_what_waits_without_a_consumer_is_seen(world
     assert "Not healthy: bdlab consume (unhealthy)." in shown
     rows = re.findall(r'<td><bdi>predictions</bdi></td>(?:<td class="num">(\d+)</td>){4}', shown)
     assert sum(map(int, rows)) == before + 7
-    assert "vault token of the console" in shown
+    assert "Vault token of the console" in shown
     assert "database lease of the console" in shown
     with world.pipeline.daemon("consume"):
         until(lambda: world.lag() == 0)

@@ -125,7 +125,9 @@ class Pipeline:
 
     def ends(self, report: Report) -> dict[str, datetime | None]:
         """Return when each credential ends that is known here; None if it does not."""
-        own = {name.replace("_", " "): at for name, at in self._parts.session.expiries().items()}
+        own = {
+            name.replace("_", " ").replace("vault", "Vault"): at for name, at in self._parts.session.expiries().items()
+        }
         ends = {f"{name} of the console": datetime.fromtimestamp(at, UTC) for name, at in own.items() if isfinite(at)}
         certificates = {each.name: each.detail["ends_at"] for each in report.checks if "ends_at" in each.detail}
         ends |= {name.replace(".", "'s "): datetime.fromisoformat(at) for name, at in certificates.items()}
