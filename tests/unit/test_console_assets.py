@@ -17,7 +17,7 @@ _PACKAGES = tomllib.loads((_STATIC / "vendor.toml").read_text("utf-8"))["package
 _OWN = [*_CONSOLE.rglob("*.html"), *(path for path in _STATIC.iterdir() if path.suffix in {".css", ".js", ".svg"})]
 # What `default-src 'self'; img-src 'self' data:` would refuse, and addresses elsewhere; an SVG's namespace is none.
 _FORBIDDEN = {
-    "a style attribute": r"\sstyle\s*=",
+    "a style attribute": r"\sstyle\s*=\s*[\"'{]",
     "an inline script": r"<script(?![^>]*\ssrc=)",
     "an inline style": r"<style",
     "an inline handler": r"<[^>]*\s(on\w+|hx-on[\w:-]*)\s*=",
