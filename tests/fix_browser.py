@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # which takes half a second to import, in each process of the
 #: The narrowest and the widest window that a page has to fit into, in CSS pixels.
 WIDTHS = 320, 1600
 HEIGHT = 900
-SCHEMES = "light", "dark"
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 #: A page without what moves, so that colours and places are those that stay.
 _CALM: Any = {"reduced_motion": "reduce", "locale": "en-GB", "timezone_id": "UTC"}
 _MOST_TABS = 200
@@ -32,7 +32,9 @@ _MOST_TABS = 200
 _STICKING_OUT = """() => {
   const width = document.documentElement.clientWidth
   if (document.documentElement.scrollWidth <= width) return []
-  const out = [...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > width + 0.5)
+  const scrolls = e => e && (/auto|scroll|hidden/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement))
+  const out = [...document.body.querySelectorAll('*')].filter(e =>
+    e.getBoundingClientRect().right > width + 0.5 && !scrolls(e.parentElement))
   return [`${document.documentElement.scrollWidth} px in ${width} px`, ...out.map(e => e.outerHTML.slice(0, 150))]
 }"""
 _FOCUSED = """() => {
@@ -110,13 +112,6 @@ def no_violations(page: Page) -> None:
 
     results = Axe().run(page)
     assert not results.violations_count, f"{page.url}: {results.generate_report()}"
-
-
-def in_each_scheme(page: Page) -> Iterator[str]:
-    """The page in light, then in dark."""
-    for scheme in SCHEMES:
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        yield scheme
 
 
 def fits(page: Page, width: int) -> None:

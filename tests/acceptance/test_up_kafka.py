@@ -7,9 +7,9 @@ import os
 import signal
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 from bdlab.stack.servers import binaries, java
 from tests.fix_servers import installed_or_skip
 from tests.fix_up import Up, get, no_secret_is_shown, outlive, post, post_until_acknowledged, shell, wait_until_stored
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 
@@ -52,6 +53,12 @@ def connected(port: int, ca_file: Path) -> Iterator[ssl.SSLSocket]:
 def shown_certificate(port: int, ca_file: Path) -> str:
     with connected(port, ca_file) as secured:
         return ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True) or b"")
+
+
+def shows_another(port: int, ca_file: Path, former: str) -> bool:
+    """Whether a listener shows the newest certificate, and no former one."""
+    shown = shown_certificate(port, ca_file)
+    return shown != former and shown in (ca_file.parent / "server.pem").read_text()
 
 
 def first_byte(port: int, ca_file: Path) -> bytes:
@@ -126,11 +133,7 @@ def test_certificates_are_renewed_and_the_broker_goes_on(tmp_path: Path, start_u
     up.wait_for("broker-certificate: renewed, good until", UP_WITHIN_S)
     # The broker applies it a moment after it has taken the order.
     for each in (port, port_of(up, "kafka-controller")):
-        deadline = time.monotonic() + 20
-        while (second := shown_certificate(each, ca_file)) == first:
-            assert time.monotonic() < deadline, f"the listener at port {each} shows the old certificate"
-            time.sleep(0.1)
-        assert second in (ca_file.parent / "server.pem").read_text()
+        until(partial(shows_another, each, ca_file, first), 20)
     # The first one's time is over, and everything still works, without a restart.
     outlive([record["ends_at"]])
     status, answer = post(up.endpoint, {"text": "Good."})
