@@ -23,6 +23,7 @@ from litestar.template.config import TemplateConfig
 
 from bdlab.errors import BdlabError, InvalidInput, ModelNotFound
 from bdlab.hosts import DEFAULT_PORTS, AllowedHosts, parse
+from bdlab.settings import ConsoleSettings
 from bdlab_console import pages, rendering, sessions
 from bdlab_console.feed import Channel, Render, events
 from bdlab_console.provider import Provider
@@ -53,8 +54,10 @@ def make_app(parts: Console) -> Litestar:
     allowed = AllowedHosts(http.allowed_hosts, bound=http.host, section="console")
     provider = Provider(parts.settings, parts.session) if parts.settings.console.oidc_client_id else None
     secure = bool(http.tls_cert_file) or parts.settings.console.public_url.startswith("https:")
-    access = sessions.Access(parts.session, http, provider, secure=secure)
-    cookie: dict[str, Any] = {"cookie_name": "bdlab-csrf", "cookie_secure": secure, "cookie_httponly": True}
+    # Cookies know no ports: those of two consoles on one machine have two names.
+    own = f"-p{http.port}" if http.port not in (0, ConsoleSettings().port) else ""
+    access = sessions.Access(parts.session, http, provider, secure=secure, cookie=f"bdlab-session{own}")
+    cookie: dict[str, Any] = {"cookie_name": f"bdlab-csrf{own}", "cookie_secure": secure, "cookie_httponly": True}
     csrf = CSRFConfig(secret=secrets.token_hex(32), exclude="^/static/", **cookie)
     # Each address has the hash of its file, so that none of them ever changes.
     static = create_static_files_router("/static", [_STATIC], after_request=_kept)

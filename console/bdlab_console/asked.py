@@ -50,9 +50,7 @@ class Asked(NamedTuple):
             hint = "Give ISO 8601 moments in UTC, such as 2026-01-31 or 2026-01-31T12:00."
             raise InvalidInput(f"No range of time: {error}", hint=hint) from error
         if since >= until:
-            raise InvalidInput(
-                f"The range of time is empty: {since:%Y-%m-%d %H:%M} is not before {until:%Y-%m-%d %H:%M}"
-            )
+            raise InvalidInput(f"The range of time is empty: {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}")
         return since, until
 
     def what(self, **more: Any) -> dict[str, Any]:
@@ -61,7 +59,7 @@ class Asked(NamedTuple):
 
 
 async def counted(parts: Console, key: Hashable, question: Callable[[], Any], *, keep_s: float) -> dict[str, Any]:
-    """Return what `parts/counted.html` shows of a question that may take a minute: the newest answer, if there is one,
+    """Return what the macro `counted` shows of a question that may take a minute: the newest answer, if there is one,
     and since when another is being counted."""
     answer, counting = await parts.counted.begin(key, question, keep_s=keep_s)
     return {"found": answer.value, "at": answer.at, "error": answer.error, "counting": counting}

@@ -13,7 +13,6 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import structlog
 from litestar import Request, Response, get, post
-from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, PermissionDeniedException
 from litestar.middleware.csrf import CSRFMiddleware
@@ -44,20 +43,17 @@ class _Cookies(ClientSideSessionBackend):
     """A session ends 12 hours after its sign-in. Its cookie is sent only when it is another one than the request's: an
     answer that is under way while somebody signs out does not bring it back."""
 
-    async def load_from_connection(self, connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, Any]:
+    async def load_from_connection(self, connection: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
         with suppress(Exception):  # what is not a cookie of this process, however it was made up, is no session
             found = await super().load_from_connection(connection)
         found = found if found.get("until", 0) > time.time() else {}
-        scope_of(connection)[_LOADED] = dict(found)
+        connection.scope[_LOADED] = dict(found)
         return found
 
-    async def store_in_message(
-        self, scope_session: ScopeSession, message: Message, connection: ASGIConnection[Any, Any, Any, Any]
-    ) -> None:
-        if (loaded := scope_of(connection).get(_LOADED)) and scope_session == loaded:
-            return
-        await super().store_in_message(scope_session, message, connection)
+    async def store_in_message(self, scope_session: ScopeSession, message: Message, connection: Any) -> None:
+        if not (loaded := connection.scope.get(_LOADED)) or scope_session != loaded:
+            await super().store_in_message(scope_session, message, connection)
 
 
 class CookieConfig(CookieBackendConfig):
@@ -96,18 +92,14 @@ class Access:
     """Decides on each request. The cookie holds the credential itself, encrypted with a key of this process (AES-GCM):
     each request looks it up again, so that a revoked key ends the session, and `serve` gets it for Try and feedback."""
 
-    def __init__(self, keys: ApiKeys, http: HttpSettings, provider: Provider | None, *, secure: bool) -> None:
+    def __init__(
+        self, keys: ApiKeys, http: HttpSettings, provider: Provider | None, *, secure: bool, cookie: str
+    ) -> None:
         """Raises SettingsInvalid for console.require_key or an issuer that is not valid."""
         self.gate = Gate(keys, checked(http), lambda _reason: None, section="console")
         self.provider, self.wrong = provider, RateLimit(_WRONG_A_SECOND)
-        self.cookies = CookieConfig(
-            secret=os.urandom(32),
-            key="bdlab-session",
-            max_age=_SESSION_S,
-            secure=secure,
-            samesite="lax",
-            exclude="^/static/",
-        )
+        form: dict[str, Any] = {"key": cookie, "max_age": _SESSION_S, "secure": secure, "samesite": "lax"}
+        self.cookies = CookieConfig(secret=os.urandom(32), exclude="^/static/", **form)
 
     async def admit(self, request: Request[Any, Any, Any]) -> Response[Any] | None:
         """Note who asks. Returns where to sign in, or raises HTTPException for who may not do it."""
@@ -128,13 +120,12 @@ class Access:
         return None
 
     def _refused(self, request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
-        status, why = problem.details.status or 0, problem.details.detail or ""
-        wanted = request.route_handler.opt.get("scope", "read")
-        if status != 401 or (_in_header(request) and why):
-            scopes = ",".join(dict.fromkeys(("read", wanted)))
+        status = problem.details.status or 0
+        if status != 401 or _in_header(request):
+            scopes = ",".join(dict.fromkeys(("read", request.route_handler.opt.get("scope", "read"))))
             made = f"Sign in with a key that may: `bdlab api-key create NAME --scope {scopes}` makes one."
             hint = made if status == 403 else "It is the one of a header, which a proxy in front may send."
-            raise HTTPException(why.replace(ADVICE, "").strip(), status_code=status, extra={"hint": hint}) from problem
+            raise HTTPException(_why(problem), status_code=status, extra={"hint": hint}) from problem
         request.clear_session()
         if page_url := request.headers.get("hx-current-url"):  # a piece of a page: the browser leaves the page
             return ClientRedirect(f"/sign-in?then={quote(urlsplit(page_url).path)}")
@@ -164,10 +155,14 @@ class Access:
                 return 429, "Too many wrong keys were sent. Try again in a second."
             claimed = _CLAIMED.match(credential)
             log.warning("sign-in refused", key=claimed[1] if claimed else "none", reason=problem.details.type)
-            return problem.details.status or 401, (problem.details.detail or "").replace(ADVICE, "").strip()
+            return problem.details.status or 401, _why(problem)
         request.set_session({"credential": credential, "until": time.time() + _SESSION_S})
         log.info("signed in", key=caller(request))
         return 0, ""
+
+
+def _why(problem: Problem) -> str:
+    return (problem.details.detail or "").replace(ADVICE, "").strip()
 
 
 def _in_header(request: Request[Any, Any, Any]) -> str:
@@ -186,8 +181,8 @@ def caller(request: Request[Any, Any, Any]) -> str:
     return found.name if found else "nobody"
 
 
-def scope_of(connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, Any]:
-    return cast("dict[str, Any]", connection.scope)
+def scope_of(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    return cast("dict[str, Any]", request.scope)
 
 
 def routes(access: Access) -> list[Any]:

@@ -41,8 +41,7 @@ def show_comparison(found: Comparison) -> None:
 def _print(kind: str, document: Mapping[str, Any]) -> None:
     """Print the tables of a document that have rows; numbers stand on the right."""
     for title, heads, lines in tables(kind, document):
-        right = [any(isinstance(cell, int | float) for cell in cells) for cells in zip(*lines, strict=True)]
-        columns = [Column(head, justify="right" if num else "left") for head, num in zip(heads, right, strict=True)]
+        columns = [Column(head, justify="right" if number else "left") for head, number in heads.items()]
         table = Table(*columns, title=title, title_justify="left")
         for row in lines:
             table.add_row(*map(_cell, row))

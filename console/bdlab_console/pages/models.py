@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -30,29 +30,26 @@ def routes(parts: Console) -> list[Any]:
     """Return the routes of the versions; `promote` changes which of them serves."""
 
     def known() -> dict[str, Any]:
-        versions, promotions = parts.reader.ask("versions", "models"), parts.reader.ask("promotions", "models")
-        try:
-            back, why = former([each["model"] for each in promotions]), ""
-        except BdlabError as error:
-            back, why = "", error.message
-        return {"versions": versions, "promotions": promotions[::-1], "back": back, "no_back": why} | {
-            "serving": serving(parts.reader)
-        }
+        promotions, back = parts.reader.ask("promotions", "models"), ""
+        with suppress(BdlabError):
+            back = former([each["model"] for each in promotions])
+        found = {"versions": parts.reader.ask("versions", "models"), "serving": serving(parts.reader)}
+        return found | {"promotions": promotions[::-1], "back": back}
 
     async def registry() -> dict[str, Any]:
-        found = (await parts.shared.get("models", known, keep_s=_KEPT_S)).found()
-        address = parts.settings.model.registry
-        return found | {"registry": address, "may": bool(address) and parts.may("promote")}
+        found, address = await parts.shared.get("models", known, keep_s=_KEPT_S), parts.settings.model.registry
+        return found.found() | {"registry": address, "may": bool(address) and parts.may("promote")}
 
     async def compared(request: Request[Any, Any, Any], a: str, b: str) -> dict[str, Any]:
         """Return the comparison as the template shows it, as far as it is known."""
         asked = Asked.of(request, last="30d")
+        shown = {"a": a, "b": b, "asked": asked, "is_part": request.headers.get("hx-target") == "figures"}
 
         def question() -> dict[str, Any]:
             found = compare(parts.figures, (a, b), asked.what(), sliced=asked.slices, worst=5)
             return {**to_builtins(found), "tables": [*tables("comparison", document_of(found))]}
 
-        return await counted(parts, ("compare", a, b, asked), question, keep_s=30.0) | {"a": a, "b": b, "asked": asked}
+        return shown | (await counted(parts, ("compare", a, b, asked), question, keep_s=30.0) if b and a != b else {})
 
     @get("/models")
     async def models(request: Request[Any, Any, Any]) -> Template:
@@ -60,12 +57,10 @@ def routes(parts: Console) -> list[Any]:
 
     @get("/models/compare")
     async def comparison(request: Request[Any, Any, Any], a: str = "", b: str = "") -> Template:
-        found = await registry()
-        a = a or found["serving"]
-        shown = await compared(request, a, b) if b else {"a": a, "b": b, "asked": Asked.of(request, last="30d")}
-        part = b and request.headers.get("hx-target") == "figures"
-        contract = await parts.contract()
-        return page(request, "parts/comparison.html" if part else "compare.html", contract=contract, **found, **shown)
+        found, contract = await registry(), await parts.contract()
+        shown = await compared(request, a or found["serving"], b)
+        name = "parts/comparison.html" if shown["is_part"] else "compare.html"
+        return page(request, name, contract=contract, **found, **shown)
 
     @get("/models/{name:str}/{version:str}")
     async def model(request: Request[Any, Any, Any], name: str, version: str) -> Template:
@@ -78,11 +73,9 @@ def routes(parts: Console) -> list[Any]:
     @get("/models/{name:str}/{version:str}/promote", opt={"scope": "promote"})
     async def ask(request: Request[Any, Any, Any], name: str, version: str, why: str = "") -> Template:
         title, found = f"{name}@{version}", await registry()
-        shown = await compared(request, found["serving"], title) if title != found["serving"] else {}
-        part = shown and request.headers.get("hx-target") == "figures"
-        return page(
-            request, "parts/comparison.html" if part else "promote.html", title=title, why=why, **found, **shown
-        )
+        shown = await compared(request, found["serving"], title)
+        template = "parts/comparison.html" if shown["is_part"] else "promote.html"
+        return page(request, template, title=title, why=why, **found, **shown)
 
     @post("/models/{name:str}/{version:str}/promote", opt={"scope": "promote"})
     async def promote(request: Request[Any, Any, Any], name: str, version: str) -> Redirect:
@@ -92,10 +85,8 @@ def routes(parts: Console) -> list[Any]:
             raise InvalidInput("A reason is missing", hint="Say in a few words why: others read it in the history.")
 
         def change() -> None:
-            with (
-                parts.as_service("promote") as session,
-                closing(Session(session, application_name="bdlab console")) as tables,
-            ):
+            name = "bdlab console"
+            with parts.as_service("promote") as vault, Session(vault, application_name=name) as tables:
                 if (now := serving(parts.reader)) != seen:
                     raise InvalidInput(f"Meanwhile {now} serves, and no longer {seen}: nothing was changed")
                 begun = audit.begin(tables, actor, "promote", title, {"why": why, "before": seen})

@@ -51,8 +51,8 @@ def _width_s(since: datetime, until: datetime) -> int:
 def _shown(version: dict[str, Any], contract: Any, buckets: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a version's figures as the template shows them: its tables, words for its drift, and its buckets."""
     number = next((at for at, field in enumerate(contract.truths) if field.name == version["judged"]), 0)
-    measure = "MSE" if contract.truths[number].kind in NUMBERS else "error rate"
-    names = {"at": "at", "rows": "rows", "known": f"n{number}", "error": f"error{number}", "mean": "mean"}
-    own = [{name: row.get(each) for name, each in names.items()} for row in buckets if row["model"] == version["model"]]
-    x = [row["at"].timestamp() for row in buckets if row["model"] == version["model"]]
-    return version | {"tables": [*tables("version", version)], "buckets": own, "x": x, "measure": measure}
+    measure = "mse" if contract.truths[number].kind in NUMBERS else "error_rate"
+    names = {"at": "at", "rows": "rows", "known": f"n{number}", "error": f"{measure}{number}", "mean": "mean"}
+    own = [{name: row[each] for name, each in names.items()} for row in buckets if row["model"] == version["model"]]
+    shown = {"tables": [*tables("version", version)], "buckets": own, "x": [row["at"].timestamp() for row in own]}
+    return version | shown | {"measure": {"mse": "MSE"}.get(measure, "error rate")}

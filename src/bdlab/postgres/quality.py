@@ -68,18 +68,12 @@ class QualityReader(Reader):
         return cells
 
     def over_time(self, contract: Contract, values: Mapping[str, Any], width_s: int) -> list[dict[str, Any]]:
-        """Return, of each version and bucket of time that has any: the `rows`, of each output the known answers (n0)
-        and the error (error0: MSE of a number, else error rate), and the `mean` of a prediction that is a number."""
-        columns, sums = [f"date_bin('{width_s:d} s', s.stored_at, 'epoch') AS at"], ["count(*) AS rows"]
-        for number, field in enumerate(contract.truths):
-            said, true = f's."{field.column}"', f's."true_{field.column}"'
-            error = f"power({said} - {true}, 2)" if field.kind in NUMBERS else f"({said} <> {true})::int::float8"
-            columns.append(f"{error}::float8 AS e{number}")
-            sums.append(f"count(e{number}) AS n{number}, avg(e{number}) AS error{number}")
-            if field.name == PREDICTION and field.kind in NUMBERS:
-                columns.append(f"{said}::float8 AS said")
-                sums.append("avg(said) AS mean")
-        return self.select("over_time", values, columns=", ".join(columns), sums=", ".join(sums))
+        """Return the sums of each version in each bucket of time (`at`) that has any, and the `mean` prediction."""
+        columns, sums, _ = _figure_sums(contract)
+        number = any(field.name == PREDICTION and field.kind in NUMBERS for field in contract.truths)
+        columns.append(f"{'s.prediction' if number else 'NULL'}::float8 AS said")
+        parts = {"columns": ", ".join(columns), "sums": ", ".join(sums), "width": str(width_s)}
+        return self.select("over_time", values, **parts)
 
     def spread(self, contract: Contract, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return quantiles of how far each output that is a number differs: the median, 0.9, 0.99, and 1."""

@@ -10,19 +10,20 @@ from msgspec import to_builtins
 from bdlab.quality import Comparison
 
 PARTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-Figures = tuple[str, list[str], list[list[Any]]]
+Figures = tuple[str, dict[str, bool], list[list[Any]]]
 
 
 def tables(kind: str, document: Mapping[str, Any]) -> Iterator[Figures]:
-    """Yield title, heads and rows of each table of a `version` or a `comparison` that has rows; a column without any
-    value is left out."""
+    """Yield the title, the heads, with whether a column has numbers, and the rows of each table of a `version` or a
+    `comparison` that has rows; a column without any value is left out."""
     for part in PARTS[kind]:
         found = rows(document, part)
         columns = {head: [at(row, path) for row in found] for head, path in part["columns"].items()}
         columns = {head: cells for head, cells in columns.items() if {*map(type, cells)} - {type(None)}}
         if columns:
             cells = [list(row) for row in zip(*columns.values(), strict=True)]
-            yield part["title"].format(**document), list(columns), cells
+            numbers = {head: any(isinstance(cell, int | float) for cell in each) for head, each in columns.items()}
+            yield part["title"].format(**document), numbers, cells
 
 
 def document_of(found: Comparison) -> dict[str, Any]:

@@ -36,10 +36,10 @@ $sums
 
 -- name: over_time
 WITH found AS (
-    SELECT s.model, {columns} FROM quality s
+    SELECT s.model, date_bin('{width} s', s.stored_at, 'epoch') AS at, {columns} FROM quality s
     WHERE NOT s.rescored AND (%(model)s::text IS NULL OR s.model = %(model)s) AND $asked
 )
-SELECT model, at, {sums} FROM found GROUP BY model, at ORDER BY model, at
+SELECT model, at, count(*) AS rows, avg(said) AS mean, {sums} FROM found GROUP BY model, at ORDER BY model, at
 
 -- name: $pairs
 -- What a model said at once counts, and not what it said to the same input when it scored again. The bootstrap draws
