@@ -77,9 +77,8 @@ class _UserRotation:
         self._renew_idle()
         if all(self._broker.accepts(former) for _ in tries(15.0)):
             raise refusal(VaultError, "former_works", user=former.username)
-        since = self.values.pop(_SWITCHED)
+        self._note(username=self.values["username"], since=self.values.pop(_SWITCHED))
         self._write()
-        self._note(username=self.values["username"], since=since)
 
     def result(self, outcome: RotationOutcome, detail: str = "") -> Rotation:
         after = "" if outcome.startswith("would") else f"{self.values['username']} v{self.version}"
