@@ -87,6 +87,7 @@ def test_rotate_reaches_each_credential_that_it_replaces() -> None:
         *(f"sys/leases/revoke-prefix/database/creds/{role.name}" for role in DATABASE_ROLES),
         "pki-kafka/issue/admin",
         *(f"kv/data/kafka/{name}" for name in ("credentials", *KAFKA_SERVICES)),
+        "kv/metadata/kafka/+",
         *(f"kv/metadata/clients/{name}" for name in DAEMONS),
         *(f"kv/{kind}/clients/{name}/+" for name in DAEMONS for kind in ("data", "metadata")),
         *(f"auth/approle/role/{name}/{path}" for name in rotated for path in ids),
