@@ -122,7 +122,10 @@ browser:  ## install Debian's Chromium, unless it is there
 test-compose: kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
 	$(PYTEST) -m compose -s
 
+screenshots: browser  ## draw the pictures of the console in the docs anew (needs chromium)
+	$(BIN)/python -m infra.docs.screenshots
+
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev lock check docs test test-all test-kafka test-tls test-console test-matrix chaos kafka prometheus browser test-compose dist clean
+.PHONY: help demo dev lock check docs test test-all test-kafka test-tls test-console test-matrix chaos kafka prometheus browser test-compose screenshots dist clean
