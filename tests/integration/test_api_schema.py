@@ -18,6 +18,7 @@ from tests.rounds import rounds
 from tests.waiting import until
 
 SEED = 20261126
+ROOT = Path(__file__).parents[2]
 
 
 def run_tester(url: str, folder: Path, *, examples: int, paths: str = "") -> None:
@@ -32,7 +33,7 @@ def run_tester(url: str, folder: Path, *, examples: int, paths: str = "") -> Non
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "NO_PROXY": "*"},
+        env={**os.environ, "NO_PROXY": "*", "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks"},
         capture_output=True,
         text=True,
         check=False,
