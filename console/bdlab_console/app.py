@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -78,7 +79,15 @@ def make_app(parts: Console) -> Litestar:
     async def state(render: Render) -> dict[str, str]:
         return {"state": render("parts/servers.html", servers=await servers.state())}
 
+    async def warm_up() -> None:
+        """Have what the first page would wait for: compiled templates, and the contract, for which it connects."""
+        for name in engine.list_templates():
+            engine.get_template(name)
+        with suppress(BdlabError):  # it is asked again when somebody looks
+            await parts.contract()
+
     app = Litestar(
+        on_startup=[warm_up],
         route_handlers=[
             *pages.routes(parts),
             *sessions.routes(access),
