@@ -10,6 +10,7 @@ from litestar import Request
 
 from bdlab.errors import InvalidInput
 from bdlab.postgres.quality import asked
+from bdlab.retry import AWAY
 from bdlab.selection import Source
 from bdlab.values import duration, moment
 from bdlab_console.parts import Console
@@ -62,4 +63,10 @@ async def counted(parts: Console, key: Hashable, question: Callable[[], Any], *,
     """Return what the macro `counted` shows of a question that may take a minute: the newest answer, if there is one,
     and since when another is being counted."""
     answer, counting = await parts.counted.begin(key, question, keep_s=keep_s)
-    return {"found": answer.value, "at": answer.at, "error": answer.error, "counting": counting}
+    kind = "unhealthy" if isinstance(answer.error, AWAY) else "note"
+    return {
+        "found": answer.value,
+        "at": answer.at,
+        "error": answer.error and (answer.error, kind),
+        "counting": counting,
+    }

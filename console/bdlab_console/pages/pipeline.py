@@ -129,8 +129,9 @@ class Pipeline:
             name.replace("_", " ").replace("vault", "Vault"): at for name, at in self._parts.session.expiries().items()
         }
         ends = {f"{name} of the console": datetime.fromtimestamp(at, UTC) for name, at in own.items() if isfinite(at)}
-        certificates = {each.name: each.detail["ends_at"] for each in report.checks if "ends_at" in each.detail}
-        ends |= {name.replace(".", "'s "): datetime.fromisoformat(at) for name, at in certificates.items()}
+        for each in report.checks:
+            if at := each.detail.get("ends_at"):
+                ends[f"certificate of {each.name.partition('.')[0]}"] = datetime.fromisoformat(at)
         keys = sorted(self._parts.session.api_keys().items())
         return ends | {f"API key {name} ({', '.join(sorted(key.scopes))})": key.expires_at for name, key in keys}
 
