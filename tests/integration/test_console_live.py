@@ -276,7 +276,7 @@ def test_a_stream_ends_when_its_key_is_revoked(
     key = pipeline.run("api-key", "create", "watcher", "--scope", "read").stdout.strip()
     settings: dict[str, Any] = live.place.environment | {"BDLAB_CONSOLE_REQUIRE_KEY": "read"}
     console = start_console(key=key, **settings)
-    assert console.browser().get("/live/events").status_code == 302
+    assert console.browser().get("/live/events").status_code == 303
     viewer = Viewer(console.client, "/live/events")
     try:
         time.sleep(4)

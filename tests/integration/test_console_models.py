@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,11 @@ from tests.fix_pipeline import Pipeline
 from tests.fix_registry import version_card
 from tests.waiting import until
 
+#: When these tests' predictions were stored, and the day around it, in which no other test of the pipeline has any.
+STORED = datetime.now(UTC) - timedelta(days=20)
+DAY = "last=custom" + "".join(
+    f"&{name}={STORED + timedelta(hours=hours):%Y-%m-%dT%H:%M}" for name, hours in (("since", -20), ("until", 4))
+)
 REVIEWS = [("Wonderful tea, I love it", 5.0), ("Terrible, it was stale and I threw it away", 1.0)] * 20
 
 
@@ -73,9 +79,14 @@ def answered(_shared_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactor
         cursor.execute(
             "INSERT INTO rescored (id, model, scored_at, run, prediction, sentiment, confidence) "
             "SELECT id, 'reviews@1.2.0', now(), gen_random_uuid(), least(prediction + 0.5, 5), sentiment, confidence "
-            "FROM predictions"
+            "FROM predictions WHERE id = ANY(%s::uuid[])",
+            [ids],
         )
-        cursor.execute("UPDATE predictions SET stored_at = now() - interval '3 h' WHERE sentiment = 'negative'")
+        cursor.execute(
+            "UPDATE predictions SET stored_at = %s::timestamptz - CASE sentiment WHEN 'negative' THEN interval '3 h' "
+            "ELSE interval '0' END WHERE id = ANY(%s::uuid[])",
+            [STORED, ids],
+        )
     return str(ids[0])
 
 
@@ -86,7 +97,7 @@ def test_versions_cards_and_a_comparison_are_shown(console: Console, answered: s
     card = text_of(console.get("/models/reviews/1.1.0").text)
     for part in ("star_mse 0.6644", "HelpfulnessNumerator input integer 0 to 2147483647 1", "5,814 rows", "sha256"):
         assert part in card
-    compared = counted(console, "/models/compare?b=reviews@1.2.0&last=24h&slice=HelpfulnessNumerator")
+    compared = counted(console, f"/models/compare?b=reviews@1.2.0&{DAY}&slice=HelpfulnessNumerator")
     for part in ("beside A, reviews@1.1.0", "both said something 40", "95 % interval", "Slices by prediction"):
         assert part in text_of(compared)
     assert 'href="/predictions/' in compared
@@ -99,7 +110,7 @@ def test_versions_cards_and_a_comparison_are_shown(console: Console, answered: s
 def test_quality_is_counted_in_the_background_once_and_shown(
     pipeline: Pipeline, console: Console, answered: str
 ) -> None:
-    query = "/quality?last=24h&slice=text"
+    query = f"/quality?{DAY}&slice=text"
     with tables_locked(pipeline):
         for _ in range(2):
             assert "being counted since" in text_of(console.get(query).text)
@@ -116,7 +127,7 @@ def test_quality_is_counted_in_the_background_once_and_shown(
     assert "in steps of 1 h" in over_time
     assert len(re.findall(r"<td><time[^>]+>.*?</tr>", over_time)) == 2
     assert json.loads(html.unescape(re.findall(r"data-chart='(.+?)'", over_time)[0]))["series"][1]["values"] == [20, 20]
-    assert "No predictions are stored" in counted(console, "/quality?last=24h&source=drill")
+    assert "No predictions are stored" in counted(console, f"/quality?{DAY}&source=drill")
 
 
 def test_a_version_is_promoted_with_a_reason_and_rolled_back(
