@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest \
           $(if $(CI),--reruns 1 --max-suite-reruns 2 --rerun-show-tracebacks --durations=20)
 
-# Of a run of tests, on two cores: three of them leave a quarter of the processor time idle.
+# Of `make test`, on two cores: three of them leave a quarter of the processor time idle.
 PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
@@ -70,7 +70,8 @@ $(VENV)/.docs: $(VENV)/.installed infra/docs/requirements.lock
 test: $(VENV)/.installed  ## what each commit has to pass, on real servers; on Apache Kafka if it is there
 	$(PYTEST) --numprocesses $(PROCESSES) --dist worksteal -m 'not storm and not long and not kafka and not compose and not browser'
 
-LONG = $(PYTEST) --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose and not browser'
+# Not four: each of these has servers of its own, JVMs among them.
+LONG = $(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose and not browser'
 
 FETCH = $(BIN)/bdlab fetch-kafka && $(BIN)/python -m tests.servers.zookeeper
 
