@@ -28,8 +28,9 @@ CHANGERS = {"replay": "dlq", "promote": "model"}
 class Console:
     """The parts, over real servers: `session` at Vault, a `reader` for short questions, `figures` for long ones and
     `newest` for what is asked every second, the dead `letters` for one thread at a time, the clients `predictions` and
-    `feedback` of the two topics, the `checker` of `bdlab status`, what all viewers `shared`, what `figures` are asked
-    one after the other, `counted`, and `stopping`, which is set when the console ends."""
+    `feedback` of the two topics, `broker`, which waits a shorter time for one, the `checker` of `bdlab status`, what
+    all viewers `shared`, what `figures` are asked one after the other, `counted`, and `stopping`, which is set when the
+    console ends."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers

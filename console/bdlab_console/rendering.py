@@ -114,11 +114,12 @@ def pretty(value: bytes, hide: bool, contract: Contract) -> Markup:
     return inert(json.dumps(found, indent=2, ensure_ascii=False)[:_MOST_BYTES])
 
 
-def hexed(value: bytes) -> str:
-    """Return bytes as 16 a line: the place of the first, all in hex, and the characters of those that have one."""
+def hexed(value: bytes, begin: int = 0) -> str:
+    """Return bytes as 16 a line: the place of the first, counted from `begin`, all in hex, and the characters of those
+    that have one."""
     rows = [(at, value[at : at + 16]) for at in range(0, min(len(value), _MOST_BYTES // 4), 16)]
     plain = bytes(code if 0x20 <= code < 0x7F else 0x2E for code in range(256))
-    return "\n".join(f"{at:08x}  {row.hex(' '):<47}  {row.translate(plain).decode()}" for at, row in rows)
+    return "\n".join(f"{begin + at:08x}  {row.hex(' '):<47}  {row.translate(plain).decode()}" for at, row in rows)
 
 
 def _visible(text: str) -> str:

@@ -186,16 +186,9 @@ class _Letters:
             audit.end(letters, change.entry, outcome, {"replays": moves} if moves else {})
 
 
-def _hex(raw: bytes, begin: int) -> str:
-    """Return 16 bytes a line: where they are, in hex, and those that are ASCII."""
-    lines = [(at, raw[at : at + 16]) for at in range(0, len(raw), 16)]
-    plain = bytes(code if 0x20 <= code < 0x7F else 0x2E for code in range(256))
-    return "\n".join(f"{begin + at:08x}  {b.hex(' '):<47}  {b.translate(plain).decode()}" for at, b in lines)
-
-
 def routes(parts: Console) -> list[Any]:
     letters = _Letters(parts)
-    words: dict[str, Any] = {"place": place, "state_of": deadletters.state, "closed": deadletters.closed, "hex": _hex}
+    words: dict[str, Any] = {"place": place, "state_of": deadletters.state, "closed": deadletters.closed}
     words |= {"topic": parts.settings.kafka.topic, "size": _PAGE, "bytes": _BYTES, "most": _MAX_REPLAYS} | _WORDS
 
     @get("/dead-letters", include_in_schema=False)
